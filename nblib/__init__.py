@@ -1,0 +1,23 @@
+"""Medical anomaly detection with generative adversarial networks, for notebooks.
+
+The data's way through the package, in order:
+
+    datasets     a folder -> Dataset: checked, one uint8 array, cached by content; Labels apart
+    phantom      the set that the project draws itself
+    pseudo       known normals -> pseudo-anomalous images
+    batches      Dataset, seed, step -> Batch(normal, unlabeled, pseudo), on the device
+    layers       conv blocks, residual blocks, gates, cut and paste, critic
+    encodings    what a feature map is told about places
+    losses       gradient penalty
+    methods      the contract, one file a method, METHODS
+    budgets      smoke, quick, laptop, thesis: overrides of constructor arguments
+    training     fit: the only loop
+    runs         the folder of one run: written whole or not at all
+    metrics      scores, labels -> AUC, AP, sensitivity, intervals; maps, masks -> localisation
+    report       many runs -> one table -> .csv .md .tex
+    figures      everything that is drawn
+
+Beside it: files (where things are, written whole), progress, notebooks (papermill, batch reruns).
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,72 @@
+"""Where the project keeps its files, and how a file is written: whole or not at all."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+
+def root() -> Path:
+    """The folder that holds `data/` and `figures/`: `NBLIB_ROOT`, else the project's own."""
+    return Path(os.environ.get("NBLIB_ROOT") or Path(__file__).parent.parent).resolve()
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, mode: str = "wb"):
+    """Open a temporary neighbour of `path`, moved onto `path` when the block ends well.
+
+    A reader sees the old file or the new one, never half of one, whatever kills the writer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files for the owner alone; results are as readable as any other file.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value) -> None:
+    """Write `value` as indented JSON; NaN is refused, since JSON has none."""
+    with written_whole(path, "w") as file:
+        file.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def digest(*parts: bytes) -> str:
+    """SHA-256 of some bytes, as 16 hexadecimal digits."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "little"))
+        hasher.update(part)
+    return hasher.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def one_writer(path: Path):
+    """Hold an exclusive lock on `path`, waiting for whoever holds it.
+
+    The kernel frees the lock when its holder dies, so that none is ever stale.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{path.stem}: another process is writing this run; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,174 @@
+"""The parts that generators and critics are made of.
+
+Convolutions before a norm have no bias unless a paper's layer table gives one. Instance norm
+always uses the statistics of the image itself, in training and in scoring.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def instance_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+    """Instance norm, written as group norm of one channel a group: the same, faster on CPUs."""
+    return nn.GroupNorm(channels, channels, affine=affine)
+
+
+def conv(cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, instance norm, ReLU. Stride 1 keeps the size, stride 2 halves it."""
+    padding = kernel // 2 if stride == 1 else 1
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, kernel, stride, padding, bias=False),
+        instance_norm(cout),
+        nn.ReLU(inplace=True),
+    )
+
+
+def up(cin: int, cout: int) -> nn.Sequential:
+    """4x4 transposed convolution that doubles the size, instance norm, ReLU."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(cin, cout, 4, 2, 1, bias=False),
+        instance_norm(cout),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Residual(nn.Module):
+    """x + norm(conv(relu(norm(conv(x))))), 3x3."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.inner = conv(channels, channels, 3)
+        self.outer = nn.Sequential(*conv(channels, channels, 3)[:2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(self.inner(x))
+
+
+class Fuse(nn.Module):
+    """h = relu(norm(conv(x))), then h + norm(conv(h)), 3x3: fewer channels out than in."""
+
+    def __init__(self, cin: int, cout: int):
+        super().__init__()
+        self.inner = conv(cin, cout, 3)
+        self.outer = nn.Sequential(*conv(cout, cout, 3)[:2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(x)
+        return h + self.outer(h)
+
+
+class Placed(nn.Module):
+    """Concatenate a place part to the features of the patches, mix by a 1x1 convolution, ReLU.
+
+    As published the instance norm stands behind the convolution, where it subtracts whatever is
+    constant over a patch: a place code that is constant cannot act. With `acts` the norm stands
+    before the code, and none behind it.
+
+    x: (images * patches, C, h, w), image-major, as `cut` makes it. place: see `encodings`, or
+    None for the convolution without any code.
+    """
+
+    def __init__(self, channels: int, place: nn.Module | None, acts: bool):
+        super().__init__()
+        self.place = place
+        extra = place.channels if place else 0
+        self.mix = nn.Conv2d(channels + extra, channels, 1)
+        norm = instance_norm(channels, affine=False)
+        self.before, self.after = (norm, nn.Identity()) if acts else (nn.Identity(), norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        if self.place:
+            code = self.place(*x.shape[-2:]).to(x.dtype)
+            x = torch.cat([x, code.repeat(len(x) // len(code), 1, 1, 1)], 1)
+        return torch.relu(self.after(self.mix(x)))
+
+
+class AttentionGate(nn.Module):
+    """What a skip lets through: skip * alpha, alpha in (0, 1) for every pixel (thesis, eq. 2.21).
+
+    The one-channel map under the sigmoid is normalised per patch, so that alpha is about 0.5 on
+    average in every patch: the gate cannot be closed as a whole.
+
+    deeper, skip: (B, C, h, w), of the same shape.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        half = channels // 2
+        self.of_deeper = nn.Sequential(nn.Conv2d(channels, half, 1), instance_norm(half, False))
+        self.of_skip = nn.Sequential(nn.Conv2d(channels, half, 1), instance_norm(half, False))
+        self.to_map = nn.Sequential(nn.Conv2d(half, 1, 1), instance_norm(1, False))
+
+    def attention(self, deeper: Tensor, skip: Tensor) -> Tensor:
+        """alpha (B, 1, h, w)."""
+        return self.to_map(torch.relu(self.of_deeper(deeper) + self.of_skip(skip))).sigmoid()
+
+    def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
+        return skip * self.attention(deeper, skip)
+
+
+def cut(x: Tensor, grid: int) -> Tensor:
+    """(B, C, H, W) -> (B * grid * grid, C, H / grid, W / grid): patches, image-major, row-major."""
+    b, c, h, w = x.shape
+    x = x.reshape(b, c, grid, h // grid, grid, w // grid)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, c, h // grid, w // grid)
+
+
+def paste(x: Tensor, grid: int) -> Tensor:
+    """The inverse of `cut`."""
+    n, c, h, w = x.shape
+    x = x.reshape(n // grid**2, grid, grid, c, h, w)
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, c, grid * h, grid * w)
+
+
+class LeakyReLU(nn.Module):
+    """x * slope where x < 0, else x, as a product with a mask that carries no graph.
+
+    The same values and gradients as torch's; but the gradient penalty differentiates twice, and
+    torch's double backward sends zeros through the whole first pass, which this one spares.
+    """
+
+    def __init__(self, slope: float):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.where(x.detach() < 0, self.slope, 1.0)
+
+
+class Critic(nn.Module):
+    """The critic of HealthyGAN, Brainomaly and SAGAN: (B, C, size, size) -> (B, 1, h, h).
+
+    `n_layers` 4x4 convolutions of stride 2, `width` channels doubling at each, no norm; a 3x3
+    head without bias. h = size / 2**n_layers: at six layers and 64 pixels it is 1, a critic of
+    the whole image; four layers make a true patch critic (h = 4).
+
+    It runs in single precision whatever region of autocast it is called in: with bfloat16 its
+    losses blew up. Kaiming's initialisation, for with PyTorch's a narrow critic does not start.
+    Raises ValueError where the size is too small for `n_layers`.
+    """
+
+    def __init__(self, size: int, channels: int = 1, width: int = 64, n_layers: int = 6):
+        super().__init__()
+        if size < 2**n_layers:
+            raise ValueError(
+                f"A critic of {n_layers} layers needs images of at least {2**n_layers} pixels; "
+                f"got {size}. At this size at most {int(math.log2(size))} layers are possible."
+            )
+        layers, cin = [], channels
+        for i in range(n_layers):
+            layers += [nn.Conv2d(cin, width * 2**i, 4, 2, 1), LeakyReLU(0.01)]
+            cin = width * 2**i
+        self.layers = nn.Sequential(*layers, nn.Conv2d(cin, 1, 3, 1, 1, bias=False))
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, a=0.01)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layers(x.float())

@@ -1,0 +1,115 @@
+"""What a method is: the contract between methods, the loop, and everything that shows results."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nblib.batches import Batch, to_float
+
+
+class Detection(NamedTuple):
+    """What a method says of a batch of images.
+
+    scores: (B,) each, larger = more abnormal; the first is the method's own.
+    map: (B, H, W), >= 0, larger = more abnormal, or None.
+    restored: (B, C, H, W) in [-1, 1], what the method thinks a healthy image is, or None.
+    """
+
+    scores: dict[str, Tensor]
+    map: Tensor | None = None
+    restored: Tensor | None = None
+
+
+def residual(x: Tensor, restored: Tensor) -> Detection:
+    """What a method that restores images says of x: the map |x - x'| / 2, its mean as score."""
+    map = (x - restored).abs().mean(1) / 2
+    return Detection({"residual": map.mean((1, 2))}, map, restored)
+
+
+class Method(nn.Module):
+    """A method of anomaly detection. Its constructor's arguments are its configuration.
+
+    A method with a closed form overrides `prepare`; one that trains overrides `optimizers` and
+    `updates` and has the attributes steps, batch_size and decay (see `training.fit`).
+    """
+
+    needs: tuple[str, ...] = ("normal",)
+    """Which images it learns from, of: normal, unlabeled, pseudo."""
+
+    steps: int = 0
+    """How many steps it trains; critic steps where there is a critic."""
+
+    known_zeros: tuple[str, ...] = ()
+    """Parts of the names of parameters whose gradient is zero by construction."""
+
+    def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
+        """The closed-form part, once before step 0, from floats (n, C, H, W) in [-1, 1]."""
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Named optimisers which together own each trained parameter once; {} = no training."""
+        return {}
+
+    def updates(self, batch: Batch, step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Yield (optimiser, {term: scalar}) for each update of this step.
+
+        `yield` means "update now": the sum of the terms is minimised over the parameters of that
+        optimiser before the next line runs, which sees the updated network; the same terms are
+        logged. Never yield inside a `with`: the loop would run in that mode.
+        """
+        return iter(())
+
+    def after_step(self, step: int) -> None:
+        """What follows the updates of a step, such as moving averages of weights."""
+
+    def enough(self, held_out: Tensor) -> bool:
+        """Whether to stop early, judged on held-out known normals (n, C, H, W)."""
+        return False
+
+    def detect(self, x: Tensor) -> Detection:
+        """Scores, map and restored image of x (B, C, H, W) in [-1, 1].
+
+        A function of the image and the weights alone: not of the other images, nor of chance.
+        Called in evaluation mode under `torch.no_grad`.
+        """
+        raise AttributeError(f"{type(self).__name__} does not say how it detects.")
+
+    def keep(self, **fitted: Tensor) -> None:
+        """Store what `prepare` found, as buffers, so that a checkpoint holds it."""
+        for name, value in fitted.items():
+            self.register_buffer(name, value)
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """`load_state_dict`, which also takes the buffers that `keep` has stored."""
+        own = self.state_dict().keys()
+        self.keep(**{name: value for name, value in state.items() if name not in own})
+        self.load_state_dict(state)
+
+
+def detect_all(method: Method, images: np.ndarray, batch_size: int = 64) -> Detection:
+    """`method.detect` over uint8 images (n, C, H, W), batch by batch, as NumPy arrays.
+
+    Runs in evaluation mode, which is set back afterwards, and under `no_grad`: a method may need
+    gradients of its own while it scores, which `inference_mode` would forbid.
+    """
+    tensors = [*method.parameters(), *method.buffers()]
+    device = tensors[0].device if tensors else "cpu"
+    mode = method.training
+    method.eval()
+    try:
+        with torch.no_grad():
+            found = [
+                method.detect(to_float(torch.from_numpy(images[i : i + batch_size]).to(device)))
+                for i in range(0, len(images), batch_size)
+            ]
+    finally:
+        method.train(mode)
+
+    def joined(tensors: list[Tensor | None]) -> np.ndarray | None:
+        return None if tensors[0] is None else torch.cat(tensors).float().cpu().numpy()
+
+    scores = {name: joined([d.scores[name] for d in found]) for name in found[0].scores}
+    return Detection(scores, joined([d.map for d in found]), joined([d.restored for d in found]))

@@ -1,0 +1,288 @@
+"""SAGAN: spatial-aware attention GAN (Zhang et al., MICCAI 2024; thesis, section 2.4.7).
+
+A generator G translates an image to a healthy one, x' = tanh(r + x); what it changes is the heat
+map. It learns from known normals N, from an unlabeled mix U, and from pseudo-anomalies P made of
+N. Written from the paper's description and a table of layers; the authors' code has no licence.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from nblib.batches import Batch
+from nblib.encodings import BinaryCode
+from nblib.layers import (
+    AttentionGate,
+    Critic,
+    Fuse,
+    Placed,
+    Residual,
+    conv,
+    cut,
+    paste,
+    up,
+)
+from nblib.losses import gradient_penalty
+from nblib.methods.method import Detection, Method, residual
+
+
+class ConvEncoder(nn.Module):
+    """(B, C, h, w) -> three maps at strides 2, 4, 8 with 2, 4, 8 x width channels.
+
+    The maps at strides 2 and 4 are told their place before they go on and into the skips.
+    """
+
+    def __init__(self, channels: int, width: int, place: nn.Module | None, acts: bool):
+        super().__init__()
+        self.stem = conv(channels, width, 7)
+        self.down1, self.place1 = conv(width, 2 * width, 4, 2), Placed(2 * width, place, acts)
+        self.down2, self.place2 = conv(2 * width, 4 * width, 4, 2), Placed(4 * width, place, acts)
+        self.down3 = conv(4 * width, 8 * width, 4, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        s1 = self.place1(self.down1(self.stem(x)))
+        s2 = self.place2(self.down2(s1))
+        return s1, s2, self.down3(s2)
+
+
+class ConvDecoder(nn.Module):
+    """The bottleneck's map e and the skips s1, s2 -> the raw change r at full size.
+
+    At each scale the gate filters the skip by the deeper map (thesis, eq. 2.21 and 2.22); the
+    first gate filters the bottleneck's map by itself. Maps of all scales are fused at the end.
+    """
+
+    def __init__(self, channels: int, width: int, gate: type[nn.Module]):
+        super().__init__()
+        self.gate1, self.fuse1 = gate(8 * width), Fuse(16 * width, 8 * width)
+        self.up1 = up(8 * width, 4 * width)
+        self.gate2, self.fuse2 = gate(4 * width), Fuse(8 * width, 4 * width)
+        self.up2 = up(4 * width, 2 * width)
+        self.gate3, self.fuse3 = gate(2 * width), Fuse(4 * width, 2 * width)
+        self.up3 = up(2 * width, width)
+        self.widen1 = nn.Sequential(up(4 * width, 2 * width), up(2 * width, width))
+        self.widen2 = up(2 * width, width)
+        self.fuse = Fuse(3 * width, width)
+        self.head = nn.Conv2d(width, channels, 7, 1, 3, bias=False)
+
+    def forward(self, e: Tensor, s1: Tensor, s2: Tensor) -> Tensor:
+        o1 = self.up1(self.fuse1(torch.cat([e, self.gate1(e, e)], 1)))
+        o2 = self.up2(self.fuse2(torch.cat([o1, self.gate2(o1, s2)], 1)))
+        o3 = self.up3(self.fuse3(torch.cat([o2, self.gate3(o2, s1)], 1)))
+        return self.head(self.fuse(torch.cat([self.widen1(o1), self.widen2(o2), o3], 1)))
+
+
+class Generator(nn.Module):
+    """x (B, C, size, size) in [-1, 1] -> the healthy image x' in (-1, 1).
+
+    The image is cut into grid x grid patches, which pass through the network apart and are pasted
+    together again. In training 5 % of the pixels of r are replaced by the input.
+
+    place: a class of `encodings`, called with the number of patches, or None; place_acts: see
+    `layers.Placed`; gate: a class called with the channels of a skip.
+    Raises ValueError for a size that cannot be cut and halved three times.
+    """
+
+    keep = 0.95
+    """Share of r's pixels that is kept in training (the authors' random mask)."""
+
+    def __init__(
+        self,
+        size: int = 64,
+        channels: int = 1,
+        width: int = 64,
+        grid: int = 2,
+        blocks: int = 6,
+        place: type[nn.Module] | None = BinaryCode,
+        place_acts: bool = False,
+        gate: type[nn.Module] = AttentionGate,
+    ):
+        super().__init__()
+        step = 8 * grid
+        if size % step or size < 2 * step:
+            raise ValueError(
+                f"SAGAN with {grid} x {grid} patches needs an image size that is a multiple of "
+                f"{step} and at least {2 * step} ({2 * step}, {3 * step}, {4 * step}, ...); "
+                f"got {size}."
+            )
+        self.grid = grid
+        code = place(grid**2) if place else None
+        self.encoder = ConvEncoder(channels, width, code, place_acts)
+        self.bottleneck = nn.Sequential(
+            Placed(8 * width, code, place_acts), *(Residual(8 * width) for _ in range(blocks))
+        )
+        self.decoder = ConvDecoder(channels, width, gate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s1, s2, s3 = self.encoder(cut(x, self.grid))
+        r = paste(self.decoder(self.bottleneck(s3), s1, s2), self.grid)
+        if self.training:
+            kept = torch.rand_like(x[:, :1]) < self.keep
+            r = torch.where(kept, r, x)
+        return torch.tanh(r + x)
+
+
+class SAGAN(Method):
+    """SAGAN as published; see the notebook 22_sagan.
+
+    size, channels: of the images; width: channels of the generator's first layer; grid: patches
+    along each side; place, place_acts, gate: see `Generator`; critic_width, critic_layers: see
+    `layers.Critic` (None: as wide as the generator); lambda_id, lambda_rec, lambda_gp: weights of
+    the losses; lr: Adam's rate; steps: critic steps, two for each of the generator; decay: factor
+    on the rate at the end of training, see `training.rate_factor`.
+    """
+
+    needs = ("normal", "unlabeled", "pseudo")
+
+    # Biases before an instance norm that has no affine part, which subtracts them.
+    known_zeros = (
+        "place1.mix.bias",
+        "place2.mix.bias",
+        "bottleneck.0.mix.bias",
+        "of_deeper.0.bias",
+        "of_skip.0.bias",
+        "to_map.0.bias",
+    )
+
+    def __init__(
+        self,
+        size: int = 64,
+        channels: int = 1,
+        width: int = 64,
+        grid: int = 2,
+        place: type[nn.Module] | None = BinaryCode,
+        place_acts: bool = False,
+        gate: type[nn.Module] = AttentionGate,
+        critic_width: int | None = None,
+        critic_layers: int = 6,
+        lambda_id: float = 1.0,
+        lambda_rec: float = 1.0,
+        lambda_gp: float = 10.0,
+        lr: float = 5e-5,
+        batch_size: int = 32,
+        steps: int = 100_000,
+        decay: float = 1.0,
+    ):
+        super().__init__()
+        self.G = Generator(
+            size, channels, width, grid, place=place, place_acts=place_acts, gate=gate
+        )
+        self.D = Critic(size, channels, critic_width or width, critic_layers)
+        self.lambda_id, self.lambda_rec, self.lambda_gp = lambda_id, lambda_rec, lambda_gp
+        self.lr, self.batch_size, self.steps, self.decay = lr, batch_size, steps, decay
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {
+            "D": Adam(self.D.parameters(), self.lr, (0.5, 0.999)),
+            "G": Adam(self.G.parameters(), self.lr, (0.5, 0.999)),
+        }
+
+    def updates(self, batch: Batch, step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        yield "D", self.critic_terms(batch.normal, self.healthy(batch.unlabeled))
+        if step % 2:
+            yield "G", self.generator_terms(batch)
+
+    @torch.no_grad()
+    def healthy(self, unlabeled: Tensor) -> Tensor:
+        """U' without graph: what the critic is shown as generated."""
+        return self.G(unlabeled).float()
+
+    def critic_terms(self, normal: Tensor, healthy: Tensor) -> dict[str, Tensor]:
+        """Thesis, eq. 2.27: D(U') - D(N) + lambda_gp GP, for real N and generated U'."""
+        fake, real = self.D(torch.cat([healthy, normal])).chunk(2)
+        return {
+            "adversarial": fake.mean() - real.mean(),
+            "penalty": self.lambda_gp * gradient_penalty(self.D.forward, normal, healthy),
+        }
+
+    def generator_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Thesis, eq. 2.26: -D(U') + lambda_id |N - N'| + lambda_rec (N - P')^2."""
+        n, u, p = batch
+        u_healthy, n_healthy, p_healthy = self.G(torch.cat([u, n, p])).float().chunk(3)
+        return {
+            "adversarial": -self.D(u_healthy).mean(),
+            "identity": self.lambda_id * (n - n_healthy).abs().mean(),
+            "reconstruction": self.lambda_rec * (n - p_healthy).square().mean(),
+        }
+
+    def detect(self, x: Tensor) -> Detection:
+        return residual(x, self.G(x))
+
+    def gate_maps(self, x: Tensor) -> list[Tensor]:
+        """How far each attention gate opens: (B, h, w) in (0, 1), deepest gate first."""
+        maps = []
+
+        def note(gate, inputs, output):
+            maps.append(paste(gate.attention(*inputs), self.G.grid).mean(1))
+
+        gates = [self.G.decoder.gate1, self.G.decoder.gate2, self.G.decoder.gate3]
+        hooks = [gate.register_forward_hook(note) for gate in gates]
+        try:
+            self.G(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return maps
+
+
+AUTHORS_NAMES = {
+    "layer1": "encoder.stem",
+    "enc_layer1": "encoder.down1",
+    "p_bn1": "encoder.place1",
+    "enc_layer2": "encoder.down2",
+    "p_bn2": "encoder.place2",
+    "enc_layer3": "encoder.down3",
+    "bn2": "bottleneck",
+    "gate1": "decoder.gate1",
+    "dec_bn1": "decoder.fuse1",
+    "dec_layer1": "decoder.up1",
+    "up_conv1": "decoder.widen1",
+    "gate2": "decoder.gate2",
+    "dec_bn2": "decoder.fuse2",
+    "dec_layer2": "decoder.up2",
+    "up_conv2": "decoder.widen2",
+    "gate3": "decoder.gate3",
+    "dec_bn3": "decoder.fuse3",
+    "dec_layer3": "decoder.up3",
+    "bn3": "decoder.fuse",
+    "conv": "decoder.head",
+}
+"""Modules of the authors' generator, by their names there and here."""
+
+RUNNING_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def load_authors_checkpoint(G: Generator, file: Path) -> None:
+    """Load a `state_dict` of the authors' generator (their `*-G.ckpt`) into `G`, strictly.
+
+    Tensors are matched module by module, by order and shape, and every one has to be used. The
+    running statistics of their norms are left out: they never score with them, nor do we. The
+    file is read with `weights_only=True`: it can hold tensors, but run nothing.
+
+    Raises ValueError, naming the module, where the file does not fit; `G` is then unchanged.
+    """
+    theirs = torch.load(file, map_location="cpu", weights_only=True)
+    modules: dict[str, list[Tensor]] = OrderedDict((name, []) for name in AUTHORS_NAMES)
+    for key, tensor in theirs.items():
+        name = key.split(".")[0]
+        if name not in modules:
+            raise ValueError(f"{file}: '{key}' belongs to no module of SAGAN's generator.")
+        if not key.endswith(RUNNING_STATISTICS):
+            modules[name].append(tensor)
+    state = {}
+    for name, tensors in modules.items():
+        place = AUTHORS_NAMES[name]
+        ours = G.get_submodule(place).state_dict(prefix=f"{place}.")
+        shapes = [tuple(tensor.shape) for tensor in ours.values()]
+        if shapes != [tuple(tensor.shape) for tensor in tensors]:
+            raise ValueError(
+                f"{file}: module '{name}' has tensors of the shapes "
+                f"{[tuple(t.shape) for t in tensors]}, but this generator needs {shapes}. "
+                "Build it with the width, grid and channels of the checkpoint."
+            )
+        state |= dict(zip(ours, tensors, strict=True))
+    G.load_state_dict(state)

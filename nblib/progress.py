@@ -1,0 +1,36 @@
+"""Progress that reads well in a terminal, in JupyterLab and in the log of a batch run."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+SECONDS_BETWEEN_LINES = 30
+
+
+def progress(total: int, what: str, start: int = 0) -> Iterator[int]:
+    """Count from `start` to `total`, showing how far the loop has come.
+
+    A bar where somebody watches (JupyterLab, a terminal); elsewhere, as in papermill's log,
+    one printed line every 30 seconds and none for a loop that is shorter.
+    """
+    # JupyterLab names its session to the kernels it starts; papermill does not.
+    if os.environ.get("JPY_SESSION_NAME"):
+        from tqdm.notebook import tqdm
+    elif sys.stderr.isatty():
+        from tqdm import tqdm
+    else:
+        yield from _lines(total, what, start)
+        return
+    yield from tqdm(range(start, total), desc=what, initial=start, total=total, mininterval=0.5)
+
+
+def _lines(total: int, what: str, start: int) -> Iterator[int]:
+    began = said = time.monotonic()
+    for i in range(start, total):
+        yield i
+        now = time.monotonic()
+        if now - said >= SECONDS_BETWEEN_LINES:
+            left = (now - began) / (i + 1 - start) * (total - i - 1)
+            print(f"{what}: {i + 1} of {total}, about {left / 60:.0f} min left", flush=True)
+            said = now

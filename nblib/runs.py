@@ -1,0 +1,267 @@
+"""The folder of one run, `data/runs/<set>/<budget>/<method>/<variant>/seed<k>/`.
+
+    config.json     everything that fixes the result, and what it was made with
+    checkpoint.pt   weights; while training also what is needed to go on
+    history.csv     losses, gradient norms, AUCp by step; empty for methods that do not train
+    scores.csv      image, patient, part, label, score (and a method's further scores)
+    maps.npz        heat maps and restored images of the test part and of held-out normals
+    metrics.json    numbers with intervals; written last: where it is, all is there
+
+`run` trains, resumes or reuses. One process writes a run at a time.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nblib import budgets, datasets, metrics
+from nblib.datasets import Dataset
+from nblib.files import digest, one_writer, root, write_json, written_whole
+from nblib.methods import METHODS
+from nblib.methods.method import Method, detect_all
+from nblib.training import best_device, best_precision, fit
+
+TRAINING_SOURCES = (
+    "batches.py",
+    "datasets.py",
+    "encodings.py",
+    "layers.py",
+    "losses.py",
+    "methods/method.py",
+    "pseudo.py",
+    "training.py",
+)
+"""Files that every training depends on, beside the method's own."""
+
+
+class RunError(RuntimeError):
+    """A finished run of another configuration stands where this one would be written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, read from its folder where asked."""
+
+    folder: Path
+
+    @functools.cached_property
+    def config(self) -> dict:
+        return json.loads((self.folder / "config.json").read_text())
+
+    @functools.cached_property
+    def metrics(self) -> dict:
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    @functools.cached_property
+    def history(self) -> pd.DataFrame:
+        file = self.folder / "history.csv"
+        return pd.read_csv(file) if file.exists() else pd.DataFrame()
+
+    @functools.cached_property
+    def scores(self) -> pd.DataFrame:
+        return read_scores(self.folder / "scores.csv")
+
+    @functools.cached_property
+    def maps(self) -> dict[str, np.ndarray]:
+        """test_map, test_restored, held_map (n, H, W): the map >= 0, the image in [-1, 1]."""
+        with np.load(self.folder / "maps.npz") as file:
+            return {name: file[name].astype(np.float32) for name in file.files}
+
+    def method(self) -> Method:
+        """The trained method, in evaluation mode, on the CPU."""
+        method = METHODS[self.config["method"]](**self._arguments())
+        state = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+        method.load_state(state["method"])
+        return method.eval()
+
+    def _arguments(self) -> dict:
+        written = self.config["arguments"]
+        now = budgets.arguments(
+            self.config["method"], self.config["budget"], self.config["size"],
+            self.config["channels"],
+        )  # fmt: skip
+        # Parts are written by name; what is no part is taken from the file as it stands.
+        return {
+            name: now[name] if _plain(now[name]) == value else value
+            for name, value in written.items()
+        }
+
+
+def read_scores(file: Path) -> pd.DataFrame:
+    """scores.csv or scores.csv.gz: names and patients stay text, such as '007'."""
+    return pd.read_csv(file, dtype={"image": str, "patient": str})
+
+
+def folder(data: str, budget: str, method: str, seed: int, variant: str = "base") -> Path:
+    """Where a run lies; `data` is the set's name."""
+    return root() / "data" / "runs" / data / budget / method / variant / f"seed{seed}"
+
+
+def run(
+    method: str,
+    dataset: Dataset,
+    budget: str,
+    seed: int = 0,
+    variant: str = "base",
+    choice: str = "last",
+    held_out: float = 0.1,
+    **overrides,
+) -> Run:
+    """Train a method of METHODS and score a set, or take the finished run from its folder.
+
+    A run that was cut off goes on from its last checkpoint. `variant` names a run whose size,
+    ratio, parts or other arguments (`overrides`) differ from the budget's. choice: see
+    `training.fit`. held_out: share of images kept from training, see `Dataset.hold_out`.
+
+    Raises RunError where the folder holds a finished run of another configuration.
+    """
+    parts = [name for name, value in overrides.items() if callable(value)]
+    if parts:
+        raise ValueError(f"{', '.join(parts)}: parts are chosen by a line in METHODS, not here.")
+    device = best_device()
+    arguments = budgets.arguments(method, budget, dataset.size, dataset.channels, **overrides)
+    identity = {
+        "set": dataset.name,
+        "budget": budget,
+        "method": method,
+        "variant": variant,
+        "seed": seed,
+        "choice": choice,
+        "held_out": held_out,
+        "size": dataset.size,
+        "channels": dataset.channels,
+        "data": dataset.fingerprint,
+        "arguments": {name: _plain(value) for name, value in arguments.items()},
+    }
+    made_with = {
+        "code": code_digest(method),
+        "precision": best_precision(device),
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "versions": {p: importlib.metadata.version(p) for p in ("torch", "numpy", "scikit-learn")}
+        | {"python": platform.python_version()},
+    }
+    here = folder(dataset.name, budget, method, seed, variant)
+    with one_writer(here.with_suffix(".lock")):
+        if _finished(here, identity, made_with["code"]):
+            return Run(here)
+        write_json(here / "config.json", identity | made_with)
+        torch.manual_seed(seed)
+        model = METHODS[method](**arguments)
+        held = dataset.hold_out(seed, held_out)
+        history = fit(
+            model, held, seed, here / "checkpoint.pt", choice, what=f"{method} on {dataset.name}"
+        )
+        with written_whole(here / "history.csv", "w") as file:
+            history.to_csv(file, index=False)
+        _evaluate(here, model, dataset, held, history.attrs["seconds"])
+    return Run(here)
+
+
+def sources(method: str) -> list[Path]:
+    """The source files that the training of a method depends on."""
+    package = Path(__file__).parent
+    own = budgets.method_class(method).__module__.removeprefix("nblib.").replace(".", "/")
+    return [package / name for name in (f"{own}.py", *TRAINING_SOURCES)]
+
+
+def code_digest(method: str) -> str:
+    """A digest of `sources(method)`."""
+    return digest(*(file.read_bytes() for file in sources(method)))
+
+
+def _finished(here: Path, identity: dict, code: str) -> bool:
+    """Whether `here` holds this very run; what cannot be gone on with is set aside, not lost."""
+    if not (here / "config.json").exists():
+        return False
+    config = json.loads((here / "config.json").read_text())
+    other = [name for name, value in identity.items() if config.get(name) != value]
+    finished = (here / "metrics.json").exists()
+    if finished and other:
+        raise RunError(
+            f"{here} holds a finished run with another {', '.join(other)}. Give this one a name "
+            "of its own (variant=...), or move that folder away."
+        )
+    if finished:
+        if config["code"] != code:
+            print(f"{here.name}: made by another version of the code; move {here} to make it anew")
+        return True
+    if other or config["code"] != code:
+        number = 1
+        while (aside := here.with_name(f"{here.name}.aside{number}")).exists():
+            number += 1
+        here.rename(aside)
+        print(f"An unfinished run of another configuration or code was set aside as {aside}")
+    return False
+
+
+def _evaluate(here: Path, model: Method, dataset: Dataset, held, seconds: float) -> None:
+    """Score every part, and write scores, maps and metrics, in this order."""
+    labels = datasets.load_labels(dataset)
+    unknown = np.full(len(held.held_normal), 0)
+    parts = {
+        "held_out_normal": (held.held_normal, unknown),
+        "unlabeled": (dataset.unlabeled, labels.unlabeled),
+        "test": (dataset.test, labels.test),
+    }
+    tables, maps = [], {}
+    for part, (images, label) in parts.items():
+        if not len(images):
+            continue
+        began = time.monotonic()
+        found = detect_all(model, images.images)
+        per_image = 1000 * (time.monotonic() - began) / len(images)
+        first, *others = found.scores
+        columns = {"image": images.names, "patient": images.patients, "part": part}
+        columns |= {"label": label, "score": found.scores[first]}
+        tables.append(pd.DataFrame(columns | {name: found.scores[name] for name in others}))
+        if part == "test":
+            # Half precision: a map is looked at and ranked, in 64 x 64 pixels by the thousand.
+            maps |= {"test_map": found.map, "test_restored": found.restored}
+        elif part == "held_out_normal":
+            maps |= {"held_map": found.map}
+    scores = pd.concat(tables)
+    kept = {k: v.astype(np.float16) for k, v in maps.items() if v is not None}
+    with written_whole(here / "scores.csv", "w") as file:
+        scores.to_csv(file, index=False)
+    with written_whole(here / "maps.npz") as file:
+        np.savez_compressed(file, **kept)
+    numbers = metrics.detection(scores)
+    if labels.masks is not None and "test_map" in kept:
+        numbers |= metrics.localisation(maps["test_map"], labels.masks, labels.annotated)
+    numbers |= {
+        "score": first,
+        "seconds": round(seconds, 2),
+        "ms_per_image": round(per_image, 4),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": model.steps,
+    }
+    write_json(here / "metrics.json", numbers)
+
+
+def _plain(value):
+    """A constructor argument as config.json keeps it: classes and functions by name."""
+    return getattr(value, "__name__", value)
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the project that runs, where it is a git checkout."""
+    here = Path(__file__).parent
+    answer = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() or None
