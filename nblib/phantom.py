@@ -40,7 +40,7 @@ BODY = {
     "heart_half": (0.25, 0.35),
     "heart_tilt": (0.3, 0.7),
     "arch": (0.07, 0.12),
-    "vessels": (0.08, 0.22),
+    "vessels": (0.06, 0.18),
     "vessel_phase": (0, 2 * np.pi),
     "bone": (0.6, 1.2),
     "spine": (0.06, 0.085),
@@ -124,6 +124,7 @@ def radiograph(patient, view, abnormal, size=128, seed=0):
     body, rng = _sample(_stream(seed, patient, 0), BODY), _stream(seed, patient, 3 + view)
     pose = _sample(rng, VIEW)
     across, down = _grid(size)
+    field = _field(pose, across, down)
     x, y = _turn(across, down, pose)
     lungs, air = _lungs(body, x, y)
     heart = _heart(body, x, y)
@@ -135,8 +136,10 @@ def radiograph(patient, view, abnormal, size=128, seed=0):
         kind = str(history.choice(list(LESIONS)))
         lesion = LESIONS[kind](history, body, x, y, body.depth * air * (1 - 0.85 * heart))
         tissue += lesion
-        mask = lesion > 0.2 * lesion.max()
-    return _expose(rng, tissue, body, pose, across, down), mask, kind
+        mask = (lesion > 0.2 * lesion.max()) & (field > 0.5)
+    tissue += _extras(pose, across, down)
+    grey = field * _expose(rng, np.maximum(tissue, 0), body, pose)
+    return grey.astype(np.uint8), mask, kind
 
 
 def write(folder, size=128, seed=0, known_normal=400, unlabeled=(150, 150), test=(120, 120)):
@@ -279,7 +282,7 @@ def _heart(body, x, y, growth=1.0):
 def _soft(body, pose, x, y):
     """Return the soft tissue of torso, neck, arms, breasts and belly, less windpipe and stomach."""
     side = np.abs(x)
-    top = body.shoulder - 0.35 * np.exp(-np.square(side / 0.25)) + 0.3 * side**4
+    top = body.shoulder - 0.25 * np.exp(-np.square(side / 0.22)) + 0.3 * side**4
     torso = _tube(x, body.torso * (1 - 0.12 * y)) * _step(y - top, 0.04)
     neck = 0.7 * _tube(x, body.neck) * _step(body.shoulder + 0.1 - y, 0.1)
     axis = side - body.torso - 0.02 - pose.arm * (y - body.shoulder)
@@ -339,7 +342,7 @@ def _consolidation(rng, body, x, y, free):
 
 
 def _effusion(rng, body, x, y, free):
-    side, level = _side(rng), body.dome - rng.uniform(0.05, 0.28)
+    side, level = _side(rng), body.dome - rng.uniform(0.12, 0.35)
     meniscus = level - 1.5 * np.square(np.maximum(side * x - body.lung_x, 0))
     return 0.9 * free * _step(y - meniscus, 0.03) * (side * x > 0)
 
@@ -362,20 +365,23 @@ LESIONS = {
 }
 
 
-def _expose(rng, tissue, body, pose, across, down):
-    """Turn attenuation into 8-bit grey."""
-    size = len(down)
-    beam = np.exp(-2.5 * np.maximum(tissue + _extras(pose, across, down), 0))
+def _expose(rng, tissue, body, pose):
+    """Turn attenuation into grey, 0 to 255."""
+    size = len(tissue)
+    beam = np.exp(-2.5 * tissue)
     fog, sharp = _blur(size, 0.25), _blur(size, pose.blur)
-    beam = beam + pose.scatter * (fog @ beam @ fog.T)
+    beam += pose.scatter * (fog @ beam @ fog.T)
     beam = sharp @ beam @ sharp.T
     # A pixel's noise falls with its area, so that shrinking a picture gives the smaller one.
     noise = pose.grain * size / 128 * rng.standard_normal(beam.shape, np.float32)
     dense = -np.log(np.maximum(beam + noise * np.sqrt(beam), 0.005))
-    grey = 255 / (1 + np.exp((1.1 * body.depth + pose.level - dense) / pose.latitude))
-    field = _step(pose.field_x - np.abs(across + 0.05 * down), 0.01)
-    field = field * _step(pose.field_y - np.abs(down - 0.05 * across), 0.01)
-    return (grey * field).astype(np.uint8)
+    return 255 / (1 + np.exp((1.1 * body.depth + pose.level - dense) / pose.latitude))
+
+
+def _field(pose, across, down):
+    """Return 1 inside the collimator's slightly turned rectangle and 0 outside."""
+    wide = _step(pose.field_x - np.abs(across + 0.05 * down), 0.01)
+    return wide * _step(pose.field_y - np.abs(down - 0.05 * across), 0.01)
 
 
 def _blur(size, width):

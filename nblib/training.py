@@ -71,14 +71,16 @@ def fit(
     method.to(device).train()
     began = time.monotonic()
     normal, unlabeled = data.normal.images, data.unlabeled.images
-    start, rows, best, spent = 0, [], {"aucp": -1.0}, 0.0
+    start, rows, best, spent, steps = 0, [], {"aucp": -1.0}, 0.0, method.steps
     optimizers = method.optimizers()
     if checkpoint and checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         start, rows, best, spent = saved["step"], saved["rows"], saved["best"], saved["seconds"]
         method.load_state(saved["method"])
-        for name, optimizer in optimizers.items():
-            if name in saved["optimizers"]:
+        if saved["finished"]:
+            steps = start
+        else:
+            for name, optimizer in optimizers.items():
                 optimizer.load_state_dict(saved["optimizers"][name])
     else:
         method.prepare(_floats(normal, device), _floats(unlabeled, device))
@@ -86,7 +88,6 @@ def fit(
         for network in method.children():
             network.compile(backend="inductor" if compile is True else compile)
 
-    steps = method.steps
     parameters = {
         name: [p for group in optimizer.param_groups for p in group["params"]]
         for name, optimizer in optimizers.items()
@@ -95,7 +96,7 @@ def fit(
     if optimizers and start < steps:
         batches = Batches(normal, unlabeled, method.needs, method.batch_size, seed, device)
     log_every = max(1, min(steps // 100, 100))
-    checkpoint_every = log_every * max(1, min(steps // 10, 2000) // log_every)
+    checkpoint_every = log_every * max(4, min(steps // 10, 2000) // log_every)
     log: list[dict[str, torch.Tensor]] = []
 
     def save(step: int, finished: bool = False) -> None:
@@ -104,8 +105,9 @@ def fit(
         states = {} if finished else {k: o.state_dict() for k, o in optimizers.items()}
         seconds = spent + time.monotonic() - began
         with written_whole(checkpoint) as file:
-            state = dict(step=step, rows=rows, best={} if finished else best, seconds=seconds)
-            torch.save(state | dict(method=method.state_dict(), optimizers=states), file)
+            state = dict(step=step, finished=finished, rows=rows, seconds=seconds)
+            state |= dict(best={} if finished else best, method=method.state_dict())
+            torch.save(state | dict(optimizers=states), file)
 
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         for step in progress(steps, what, start):
