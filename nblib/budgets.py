@@ -22,7 +22,7 @@ _SMALL = dict(width=16, critic_width=32, critic_layers=4, lr=5e-4, batch_size=16
 BUDGETS = {
     "smoke": {SAGAN: _SMALL | dict(width=4, critic_width=4, batch_size=4, steps=8)},
     "quick": {SAGAN: _SMALL | dict(steps=200)},
-    "laptop": {SAGAN: _SMALL | dict(steps=800)},
+    "laptop": {SAGAN: _SMALL | dict(steps=600)},
     "thesis": {},
 }
 

@@ -329,7 +329,7 @@ def _nodules(rng, body, x, y, free):
         offset = np.hypot(x - side * (body.lung_x + middle), y - level)
         balls.append(_tube(offset, rng.uniform(0.08, 0.13)))
         side = -side
-    return 0.32 * body.depth * np.max(balls, axis=0)
+    return 0.34 * body.depth * np.max(balls, axis=0)
 
 
 def _consolidation(rng, body, x, y, free):
@@ -348,7 +348,7 @@ def _effusion(rng, body, x, y, free):
 
 
 def _enlargement(rng, body, x, y, free):
-    grown = _heart(body, x, y, rng.uniform(1.3, 1.6)) - _heart(body, x, y)
+    grown = _heart(body, x, y, rng.uniform(1.4, 1.65)) - _heart(body, x, y)
     return 0.85 * body.depth * _lungs(body, x, y)[1] * np.maximum(grown, 0)
 
 

@@ -1,0 +1,396 @@
+"""Everything that is drawn. Functions return a Figure; `save` writes it for print.
+
+One colour a method everywhere (COLOURS), from a colour-blind safe palette; maps in viridis. A
+heat map's colours mean the same in every image of a method: the scale comes from held-out normals.
+Whatever shows the drawn set says "phantom".
+"""
+
+import functools
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import NullFormatter
+
+from nblib import metrics
+from nblib.datasets import Dataset, Labels
+from nblib.files import root, write_json, written_whole
+from nblib.runs import Run
+
+_PALETTE = sns.color_palette("colorblind").as_hex()
+NORMAL, ABNORMAL, HELD_OUT = _PALETTE[0], _PALETTE[1], _PALETTE[7]
+"""Colours of normal and abnormal test images and of held-out known normals."""
+
+TERMS = (_PALETTE[3], _PALETTE[0], "#000000", _PALETTE[8])
+"""Colours of the terms of a loss, told apart by their line styles too."""
+
+COLOURS = {
+    "mean_intensity": "#c6c6c6",
+    "vertical_gradient": "#b0b0b0",
+    "intensity_distance": "#9a9a9a",
+    "gradient_distance": "#848484",
+    "mean_image": "#6e6e6e",
+    "pca16": "#585858",
+    "pca64": "#424242",
+    "nearest_normals": _PALETTE[5],
+    "known_against_unlabeled": "#000000",
+    "sagan": _PALETTE[2],
+    "sagan_place_acts": _PALETTE[9],
+}
+"""A colour a method: greys for trivial scores, darker for the two fixed references."""
+
+WIDTH = 6.3
+"""Inches: the text width of an A4 page, so that letters print at the size they are set in."""
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 110,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "image.interpolation": "nearest",
+}
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the project's style, and leave the style of the user's own figures alone."""
+
+    @functools.wraps(draw)
+    def drawn(*args, **kwargs) -> Figure:
+        with plt.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def _figure(rows: int = 1, columns: int = 1, height: float = 2.4):
+    """A figure and its axes, known to no window: it is shown once, where it is returned."""
+    size = (WIDTH, height)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    plt.close(figure)
+    return figure, axes
+
+
+def save(figure: Figure, data: str, budget: str, name: str, record: dict) -> None:
+    """Write `figures/<data>/<budget>/<name>` as .pdf and .png, and `record` beside it as .json."""
+    stem = root() / "figures" / data / budget / name
+    for kind in ("pdf", "png"):
+        # No time of making: the same runs give the same bytes.
+        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+        with written_whole(stem.with_suffix(f".{kind}")) as file:
+            figure.savefig(file, format=kind, dpi=300, metadata=metadata)
+    write_json(stem.with_suffix(".json"), record)
+
+
+def shown(data: str) -> str:
+    """How a set is called in a title: the drawn one says so."""
+    return "phantom (drawn, no patients)" if data == "phantom" else data
+
+
+def _image(axes, image: np.ndarray) -> None:
+    """Show (C, H, W) or (H, W), uint8 or in [-1, 1], on axes without ticks."""
+    image = image.transpose(1, 2, 0) if image.ndim == 3 else image
+    image = image if image.dtype == np.uint8 else np.clip((image + 1) / 2, 0, 1)
+    grey = dict(cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
+    axes.imshow(image, **({} if image.shape[-1] == 3 else grey))
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _outline(axes, mask: np.ndarray) -> None:
+    if mask.any():
+        axes.contour(mask, levels=[0.5], colors=[ABNORMAL], linewidths=1)
+
+
+@_styled
+def gallery(rows: dict[str, np.ndarray], title: str = "") -> Figure:
+    """Named rows of as many images (n, C, H, W) each."""
+    columns = len(next(iter(rows.values())))
+    figure, axes = _figure(len(rows), columns, height=0.3 + len(rows) * WIDTH / columns)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for cell, image in zip(line, images, strict=True):
+            _image(cell, image)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle(title)
+    return figure
+
+
+@_styled
+def parts(dataset: Dataset, labels: Labels, columns: int = 8) -> Figure:
+    """A page of a set: evenly spaced images of each part; lesions are outlined where known."""
+    normal, abnormal = (np.flatnonzero(labels.test == label) for label in (0, 1))
+    rows = {
+        "known\nnormal": (dataset.normal.images, None),
+        "unlabeled": (dataset.unlabeled.images, None),
+        "test,\nnormal": (dataset.test.images[normal], None),
+        "test,\nabnormal": (
+            dataset.test.images[abnormal],
+            None if labels.masks is None else labels.masks[abnormal],
+        ),
+    }
+    figure, axes = _figure(len(rows), columns, height=len(rows) * WIDTH / columns * 1.1)
+    for line, (name, (images, masks)) in zip(axes, rows.items(), strict=True):
+        chosen = np.linspace(0, len(images) - 1, columns).round().astype(int)
+        for cell, i in zip(line, chosen, strict=True):
+            _image(cell, images[i])
+            if masks is not None:
+                _outline(cell, masks[i])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle(shown(dataset.name))
+    return figure
+
+
+@_styled
+def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
+    """Losses of each network, norms of their gradients, and AUCp, over the steps."""
+    networks = list(dict.fromkeys(c.split(".")[0] for c in history if "." in c))
+    figure, axes = _figure(2, 2, height=4.0)
+    axes = axes.flat
+    styles = ["-", "--", ":", "-."]
+    for cell, network in zip(axes, networks, strict=False):
+        terms = [c for c in history if c.startswith(f"{network}.") and "gradient_norm" not in c]
+        for style, colour, term in zip(styles, TERMS, terms, strict=False):
+            values = history[["step", term]].dropna()
+            cell.plot(*values.to_numpy().T, style, label=term.split(".")[1], color=colour)
+        large = max(abs(history[term]).max() for term in terms) > 10
+        scale = "symlog" if large else "linear"
+        cell.set(title=f"terms of {network}", xlabel="step", yscale=scale)
+        cell.legend(fontsize=7)
+    for style, network in zip(styles, networks, strict=False):
+        values = history[["step", f"{network}.gradient_norm"]].dropna()
+        axes[2].plot(*values.to_numpy().T, style, color=TERMS[0], label=network)
+    axes[2].set(title="norm of the gradient", xlabel="step", yscale="log")
+    axes[2].yaxis.set_minor_formatter(NullFormatter())
+    axes[2].legend(fontsize=7)
+    at = history.dropna(subset=["aucp"])
+    error = 1.96 * at["aucp_held_out_error"]
+    held = at["aucp_held_out"]
+    axes[3].fill_between(at["step"], held - error, held + error, color=HELD_OUT, alpha=0.3, lw=0)
+    axes[3].plot(at["step"], held, "o--", ms=3, color=HELD_OUT, label="held-out unlabeled")
+    axes[3].plot(at["step"], at["aucp"], "o-", ms=3, color="black", label="trained-on unlabeled")
+    axes[3].set(title="AUCp (a guide, no quality)", xlabel="step", ylim=(0, 1))
+    axes[3].legend(fontsize=7)
+    figure.suptitle(title)
+    return figure
+
+
+@_styled
+def histogram(run: Run) -> Figure:
+    """Scores of normal and abnormal test images and of held-out normals, and the threshold."""
+    scores, numbers = run.scores, run.metrics
+    test = scores[scores["part"] == "test"]
+    held = scores.loc[scores["part"] == "held_out_normal", "score"]
+    figure, axes = _figure(height=2.4)
+    axes = axes[0, 0]
+    bins = np.histogram_bin_edges(test["score"], 30)
+    kinds = {"normal": (0, NORMAL, "//"), "abnormal": (1, ABNORMAL, None)}
+    for name, (label, colour, hatch) in kinds.items():
+        values = test.loc[test["label"] == label, "score"]
+        axes.hist(values, bins, alpha=0.5, color=colour, label=f"test, {name}", hatch=hatch)
+    # Their density as a rug: too few for a histogram of their own.
+    axes.plot(held, np.zeros(len(held)), "|", ms=10, color="black", label="held-out normal")
+    if numbers["threshold"] is not None:
+        axes.axvline(numbers["threshold"], color="black", ls="--", lw=1, label="threshold")
+    axes.set(xlabel="score", ylabel="images", title=f"{run.config['method']}, {_where(run)}")
+    axes.legend(fontsize=7)
+    return figure
+
+
+@_styled
+def distributions(statistics: dict[str, np.ndarray], labels: np.ndarray, title: str) -> Figure:
+    """One number of each image, of normal and of abnormal ones, with the AUC it reaches alone."""
+    figure, axes = _figure(1, len(statistics), height=2.2)
+    for cell, (name, values) in zip(axes[0], statistics.items(), strict=True):
+        area = metrics.auc(values[labels == 0], values[labels == 1])
+        table = {"value": values, "test images": np.where(labels, "abnormal", "normal")}
+        colours = {"normal": NORMAL, "abnormal": ABNORMAL}
+        sns.histplot(table, x="value", hue="test images", palette=colours, bins=30, ax=cell)
+        cell.set(xlabel=name, ylabel="images", title=f"alone: AUC {area:.2f}")
+    figure.suptitle(title)
+    return figure
+
+
+def _where(run: Run) -> str:
+    return f"{shown(run.config['set'])}, {run.config['budget']}, seed {run.config['seed']}"
+
+
+def typical(scores: pd.DataFrame) -> np.ndarray:
+    """Positions in the test part of six images, chosen by rule.
+
+    The lowest, the median and the highest score of the normal and then of the abnormal images.
+    """
+    test = scores[scores["part"] == "test"].reset_index(drop=True)
+    chosen = []
+    for label in (0, 1):
+        order = test[test["label"] == label].sort_values("score", kind="stable").index
+        chosen += [order[0], order[len(order) // 2], order[-1]]
+    return np.array(chosen)
+
+
+def map_limit(run: Run) -> float:
+    """Where a run's colour scale ends: the 99.5th percentile of its held-out normals' pixels."""
+    maps = run.maps
+    return float(np.quantile(maps["held_map" if "held_map" in maps else "test_map"], 0.995))
+
+
+@_styled
+def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) -> Figure:
+    """Input (lesion outlined), restored image and heat map of some test images, in columns.
+
+    A method without maps or restored images shows the rows it has.
+    """
+    maps, scores = run.maps, run.scores
+    test = scores[scores["part"] == "test"].reset_index(drop=True)
+    held = scores.loc[scores["part"] == "held_out_normal", "score"].to_numpy()
+    rows = {"input": dataset.test.images[chosen]}
+    if "test_restored" in maps:
+        rows["restored"] = maps["test_restored"][chosen]
+    if "test_map" in maps:
+        rows["heat map"] = maps["test_map"][chosen]
+    figure, axes = _figure(len(rows), len(chosen), height=len(rows) * WIDTH / len(chosen) * 1.15)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name)
+        for cell, image, i in zip(line, images, chosen, strict=True):
+            if name == "heat map":
+                shade = cell.imshow(image, cmap="viridis", vmin=0, vmax=map_limit(run))
+                cell.set(xticks=[], yticks=[])
+            else:
+                _image(cell, image)
+            if labels.masks is not None and name != "restored":
+                _outline(cell, labels.masks[i])
+    for cell, i in zip(axes[0], chosen, strict=True):
+        title = "abnormal" if labels.test[i] else "normal"
+        if len(held):
+            rank = metrics.percentile(test.loc[[i], "score"].to_numpy(), held)[0]
+            title += f"\npercentile {rank:.0f}"
+        cell.set_title(title, fontsize=7)
+    if "heat map" in rows:
+        bar = figure.colorbar(shade, ax=axes[-1].tolist(), fraction=0.02, extend="max")
+        bar.ax.tick_params(labelsize=7)
+    figure.suptitle(f"{run.config['method']}, {_where(run)}")
+    return figure
+
+
+@_styled
+def gate_maps(images: np.ndarray, gates: list[np.ndarray], title: str = "") -> Figure:
+    """Inputs (n, C, H, W) above how far each gate opens for them, (n, h, w) in (0, 1) each."""
+    n = len(images)
+    figure, axes = _figure(len(gates) + 1, n, height=(len(gates) + 1) * WIDTH / n * 1.05)
+    for cell, image in zip(axes[0], images, strict=True):
+        _image(cell, image)
+    for line, gate in zip(axes[1:], gates, strict=True):
+        for cell, one in zip(line, gate, strict=True):
+            shade = cell.imshow(one, cmap="viridis", vmin=0, vmax=1)
+            cell.set(xticks=[], yticks=[])
+        line[0].set_ylabel(f"gate at\n{gate.shape[-2]} x {gate.shape[-1]}")
+    axes[0, 0].set_ylabel("input")
+    figure.colorbar(shade, ax=axes[1:].ravel().tolist(), fraction=0.02, label="alpha")
+    figure.suptitle(title)
+    return figure
+
+
+@_styled
+def forest(table: pd.DataFrame, title: str) -> Figure:
+    """AUC with its interval for each row of `report.table`, a colour a method, chance marked."""
+    figure, axes = _figure(height=0.9 + 0.24 * len(table))
+    axes, rows = axes[0, 0], np.arange(len(table))[::-1]
+    for y, row in zip(rows, table.itertuples(), strict=True):
+        colour = COLOURS.get(row.method, "black")
+        low, high = row.auc_low, row.auc_high
+        axes.plot([low, high], [y, y], color=colour, lw=2)
+        marker = "s" if row.uses == "known normals" else "o"
+        axes.plot(row.auc, y, marker, color=colour, ms=6, mec="black", mew=0.6)
+    names = [f"{row.method}{' *' if row.reference else ''}" for row in table.itertuples()]
+    axes.axvline(0.5, color="black", ls=":", lw=1)
+    axes.set(yticks=rows, yticklabels=names, xlabel="AUC, 95 % interval over patients", title=title)
+    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.plot([], [], "ks", label="learns from known normals")
+    axes.plot([], [], "ko", label="uses the unlabeled mix")
+    axes.plot([], [], " ", label="* reference, fixed beforehand")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7)
+    return figure
+
+
+LAYER, CODE, GATE = "#dce9f2", "#f7e0bd", "#cfe8dd"
+"""Fills of the boxes in diagrams."""
+
+
+def _box(axes, x: float, y: float, text: str, colour: str, width: float = 1.0) -> None:
+    box = FancyBboxPatch(
+        (x - width / 2, y - 0.28), width, 0.56, "round,pad=0.02", fc=colour, ec="black", lw=0.8
+    )
+    axes.add_patch(box)
+    axes.text(x, y, text, ha="center", va="center", fontsize=7)
+
+
+def _arrow(axes, start, end, bend: float = 0.0) -> None:
+    style = dict(arrowstyle="-|>", mutation_scale=8, lw=0.8, color="black")
+    axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", **style))
+
+
+@_styled
+def generator_diagram(width: int = 64, patch: int = 32) -> Figure:
+    """SAGAN's generator: one patch on its way through encoder, bottleneck, gates and fusion."""
+    figure, axes = _figure(height=3.4)
+    axes = axes[0, 0]
+    scales = [f"{width * 2**k} @ {patch // 2**k}" for k in range(4)]
+    for k, scale in enumerate(scales):
+        y = 3 - k
+        _box(axes, 0, y, f"{'conv 4x4, / 2' if k else 'conv 7x7'}\n{scale}", LAYER, 1.4)
+        _box(axes, 6.9, y, f"fuse, x 2\n{scale}" if k else f"fuse\n{scale}", LAYER, 1.1)
+        if k:
+            _box(axes, 1.9, y, "place code,\nconv 1x1", CODE, 1.4)
+            _box(axes, 5.3, y, f"gate {4 - k}", GATE, 0.8)
+            _arrow(axes, (0.72, y), (1.18, y))
+            _arrow(axes, (5.72, y), (6.33, y))
+            _arrow(axes, (6.9, y + 0.3), (6.9, y + 0.7))
+    _arrow(axes, (0, 2.7), (0, 2.3))
+    for y in (2, 1):
+        _arrow(axes, (1.7, y - 0.3), (0.3, y - 0.7))
+        _arrow(axes, (2.62, y), (4.88, y))
+        _arrow(axes, (6.45, y - 0.7), (5.45, y - 0.3))
+        _arrow(axes, (7.47, y), (8.15, 2.68), 0.25)
+    _box(axes, 3.75, 0, "6 residual\nblocks", LAYER, 1.4)
+    _arrow(axes, (2.62, 0), (3.03, 0))
+    _arrow(axes, (4.47, 0), (4.88, 0))
+    _box(axes, 8.3, 3, "conv 7x7\nr", LAYER, 0.9)
+    _arrow(axes, (7.47, 3), (7.83, 3))
+    _box(axes, 9.85, 3, "x' = tanh(r + x)", GATE, 1.6)
+    _arrow(axes, (8.77, 3), (9.03, 3))
+    axes.text(0, 3.6, "patch of x", ha="center", fontsize=7)
+    _arrow(axes, (0, 3.52), (0, 3.3))
+    axes.text(3.75, 1.1, "skip", ha="center", fontsize=7)
+    axes.text(3.75, 2.1, "skip", ha="center", fontsize=7)
+    axes.set(xlim=(-0.8, 10.8), ylim=(-0.5, 3.8))
+    axes.axis("off")
+    return figure
+
+
+@_styled
+def gate_diagram() -> Figure:
+    """An attention gate: what of a skip is let through."""
+    figure, axes = _figure(height=1.5)
+    axes = axes[0, 0]
+    for y, name in ((1, "deeper g"), (0, "skip f")):
+        axes.text(-0.2, y, name, ha="right", va="center", fontsize=8)
+        _box(axes, 0.9, y, "conv 1x1, norm", LAYER, 1.5)
+        _arrow(axes, (-0.15, y), (0.13, y))
+        _arrow(axes, (1.67, y), (2.15, 0.6 if y else 0.4))
+    _box(axes, 2.65, 0.5, "+, ReLU", LAYER, 0.9)
+    _box(axes, 4.25, 0.5, "conv 1x1 to\n1 map, norm", LAYER, 1.5)
+    _box(axes, 5.85, 0.5, "sigmoid", LAYER, 0.9)
+    _box(axes, 7.5, 0.5, "alpha * f", GATE, 0.9)
+    for start, end in ((3.12, 3.48), (5.02, 5.38), (6.32, 7.03)):
+        _arrow(axes, (start, 0.5), (end, 0.5))
+    axes.text(6.67, 0.6, "alpha", ha="center", fontsize=7)
+    axes.plot([-0.6, -0.6, 7.5], [-0.2, -0.55, -0.55], color="black", lw=0.8)
+    _arrow(axes, (7.5, -0.55), (7.5, 0.2))
+    axes.set(xlim=(-1.4, 8.2), ylim=(-0.8, 1.4))
+    axes.axis("off")
+    return figure

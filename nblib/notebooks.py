@@ -1,0 +1,169 @@
+"""Notebooks in a batch: executed by papermill, copied to HTML, linked with each other.
+
+python -m nblib.notebooks execute NOTEBOOK EXECUTED [-p NAME VALUE]... [--html FILE]
+python -m nblib.notebooks links [FOLDER]
+"""
+
+import argparse
+import ast
+import logging
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+
+from nblib.files import one_writer, written_whole
+
+# papermill looks up `Engine` here while it is imported itself: it is imported where it is used.
+
+LINES_OF_AN_ERROR = 15
+
+
+class Engine:
+    """The engine `nblib` of papermill (`papermill --engine nblib`).
+
+    Each kernel has sockets in a temporary folder of its own: over TCP, kernels that start at the
+    same moment take each other's ports. A parameter that the notebook's cell tagged `parameters`
+    does not define stops it: papermill would only warn, and run with the default.
+    """
+
+    @staticmethod
+    def execute_notebook(nb, kernel_name, **options):
+        """Called by papermill, which has written the parameters into `nb`; see its engines."""
+        from papermill.engines import NBClientEngine
+        from traitlets.config import Config
+
+        defined = _parameters(nb)
+        for name in nb.metadata.papermill.get("parameters", {}):
+            if name not in defined:
+                names = ", ".join(defined) or "none"
+                raise ValueError(f"there is no parameter '{name}'. There are: {names}.")
+        with tempfile.TemporaryDirectory(prefix="nblib-") as folder:
+            connection = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
+            config = Config(ConnectionFileMixin=connection)
+            return NBClientEngine.execute_notebook(nb, kernel_name, config=config, **options)
+
+    # Which papermill also asks an engine for: the kernel of the environment it runs in.
+    nb_kernel_name = staticmethod(lambda nb, name=None: name or "python3")
+    nb_language = staticmethod(lambda nb, language=None: language or "python")
+
+
+def execute(notebook: Path, executed: Path, parameters: dict, html: Path | None = None) -> None:
+    """Run a notebook in its own folder, keep the executed copy, and write it as HTML.
+
+    The copy is written while the notebook runs, and kept when it fails. Then notebook, cell and
+    the end of the error are printed and the process ends with 1. One process writes a copy at a
+    time; a second waits.
+    """
+    import papermill
+
+    notebook, executed = Path(notebook).absolute(), Path(executed).absolute()
+    with one_writer(executed.with_suffix(".lock")):
+        executed.unlink(missing_ok=True)  # an old copy must not pass for that of a failed start
+        try:
+            papermill.execute_notebook(
+                notebook, executed, parameters, "nblib", progress_bar=False,
+                stdout_file=sys.stdout, cwd=notebook.parent,
+            )  # fmt: skip
+        except Exception as error:  # a failed cell, a dead kernel, a parameter, a broken file
+            sys.exit(_failure(notebook.name, executed, error))
+        if html:
+            _write_html(executed, Path(html), notebook.stem)
+
+
+def write_links(folder: Path) -> list[Path]:
+    """Write the links to the previous and the next notebook into the numbered notebooks.
+
+    They are the last cell of each, tagged `navigation`; other cells stay as they are. Returns
+    the notebooks that were changed.
+    """
+    files = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    changed = []
+    for before, file, after in zip([None, *files], files, [*files[1:], None], strict=False):
+        text = file.read_text(encoding="utf-8")
+        nb = nbformat.reads(text, nbformat.NO_CONVERT)
+        links = [before and f"← [{before.stem}]({before.name})"]
+        links += [after and f"[{after.stem}]({after.name}) →"]
+        cell = nbformat.v4.new_markdown_cell(" · ".join(filter(None, links)), id="navigation")
+        cell.metadata.tags = ["navigation"]
+        nb.cells = [*_without_navigation(nb), cell]
+        new = nbformat.writes(nb).rstrip("\n") + "\n"
+        if new != text:
+            with written_whole(file) as out:
+                out.write(new.encode())
+            changed.append(file)
+    return changed
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m nblib.notebooks")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("execute", help="run a notebook")
+    one.add_argument("notebook", type=Path)
+    one.add_argument("executed", type=Path, help="where to write the copy with outputs")
+    one.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    one.add_argument("--html", type=Path)
+    links = commands.add_parser("links", help="link the numbered notebooks with each other")
+    here = Path(__file__).parent.parent / "notebooks"
+    links.add_argument("folder", type=Path, nargs="?", default=here)
+    given = parser.parse_args()
+    if given.command == "links":
+        for file in write_links(given.folder):
+            print(f"{file.name}: links written")
+        return
+    # A time limit ends the process so, which is to end its kernel and tidy up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    defaults = _parameters(nbformat.read(given.notebook, 4))
+    # The default's type: a set named 007 stays text, and a seed that is no number stops here.
+    parameters = {name: type(defaults.get(name, ""))(word) for name, word in given.p}
+    execute(given.notebook, given.executed, parameters, given.html)
+
+
+def _parameters(nb) -> dict:
+    """Name and default of each parameter, from the lines `name = literal` of the tagged cell."""
+    tagged = [c.source for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
+    lines = [line for line in ast.parse("\n".join(tagged)).body if isinstance(line, ast.Assign)]
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
+
+
+def _without_navigation(nb) -> list:
+    return [cell for cell in nb.cells if "navigation" not in cell.metadata.get("tags", [])]
+
+
+def _failure(name: str, executed: Path, error: Exception) -> str:
+    """What failed, in which cell, and the last lines of the error."""
+    from nbconvert.filters import strip_ansi
+
+    copy = nbformat.read(executed, 4).cells if executed.exists() else []
+    started = [c for c in copy if c.cell_type == "code" and c.metadata.papermill.start_time]
+    if not started:
+        return f"{name} cannot be run: {error}"
+    number, cell = len(started), started[-1]
+    lines = getattr(error, "traceback", [f"{type(error).__name__}: {error}"])
+    first = (cell.source.strip().splitlines() or [""])[0]
+    printed = [output.text for output in cell.outputs if output.get("name") == "stderr"]
+    text = strip_ansi("\n".join([*printed, *lines])).strip()
+    shown = text.splitlines()[-LINES_OF_AN_ERROR:]
+    head = f"{name} failed in its code cell {number}: {first}"
+    return "\n".join([head, *shown, f"Executed copy: {executed}"])
+
+
+def _write_html(executed: Path, html: Path, title: str) -> None:
+    from nbconvert import HTMLExporter
+
+    nb = nbformat.read(executed, 4)
+    nb.cells = _without_navigation(nb)  # they lead to notebooks, which are not beside the copy
+    text, _ = HTMLExporter().from_notebook_node(nb, {"metadata": {"name": title}})
+    with written_whole(html) as file:
+        file.write(text.encode())
+
+
+if __name__ == "__main__":
+    # Not this copy of the module, called __main__, but the one that papermill takes Engine from.
+    from nblib.notebooks import main
+
+    main()

@@ -1,0 +1,270 @@
+"""Many runs -> one tidy table -> .csv, .md, .tex, with a record of the runs beside it.
+
+A table holds one set and one budget. Every number in it can be made again from the per-image
+scores of its runs: those of `data/runs`, or those kept in `data/scores` and committed.
+
+    python -m nblib.report keep SET BUDGET      copies the scores of finished runs to data/scores
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score
+
+from nblib import __version__, metrics
+from nblib.budgets import method_class
+from nblib.files import root, write_json, written_whole
+from nblib.methods import METHODS
+from nblib.runs import Run, read_scores
+
+REFERENCES = ("nearest_normals", "known_against_unlabeled")
+"""Fixed beforehand: one for methods that learn from known normals, one for those that use U."""
+
+PUBLISHED = Path(__file__).parent.parent / "data" / "published.csv"
+
+
+class Result(NamedTuple):
+    """One finished run, as a table needs it: config, metrics, and scores image by image."""
+
+    config: dict
+    metrics: dict
+    scores: pd.DataFrame
+
+
+def collect(data: str, budget: str) -> list[Result]:
+    """The finished base runs of a set at a budget, in the order of METHODS, then by seed.
+
+    A run of `data/runs` goes before its kept scores in `data/scores`. Raises FileNotFoundError,
+    naming the command that makes them, where there is none.
+    """
+    found: dict[tuple[str, int], Result] = {}
+    for file in sorted(_scores_folder(data, budget).glob("*/seed*.json")):
+        record = json.loads(file.read_text())
+        scores = read_scores(file.with_suffix(".csv.gz"))
+        found[_key(record["config"])] = Result(record["config"], record["metrics"], scores)
+    for file in sorted(_runs_folder(data, budget).glob("*/base/seed*/metrics.json")):
+        if ".aside" not in file.parent.name:
+            run = Run(file.parent)
+            found[_key(run.config)] = Result(run.config, run.metrics, run.scores)
+    results = [found[key] for key in sorted(found, key=lambda k: (_order(k[0]), k[1]))]
+    if not results:
+        raise FileNotFoundError(
+            f"There is no finished run of the set '{data}' at the budget '{budget}' under "
+            f"{root()}. Make them: make figures DATA={data} BUDGET={budget}"
+        )
+    return results
+
+
+def table(results: list[Result]) -> pd.DataFrame:
+    """A row a method: AUC, AP, sensitivity over the seeds, intervals over patients, cost.
+
+    auc, ap: means over the seeds; *_low, *_high: 95 % interval of that mean over resampled
+    patients, for these very seeds; auc_seed_sd: deviation between seeds, NaN with one seed.
+    Raises ValueError where results differ in set, budget or images.
+    """
+    for name in ("set", "budget", "size", "data"):
+        values = {str(result.config[name]) for result in results}
+        if len(values) > 1:
+            raise ValueError(f"One table cannot hold runs of several {name}s: {sorted(values)}.")
+    rows, weights = [], {}
+    by_method: dict[str, list[Result]] = {}
+    for result in results:
+        by_method.setdefault(result.config["method"], []).append(result)
+    for method, runs in by_method.items():
+        tests = [r.scores[r.scores["part"] == "test"].sort_values("image") for r in runs]
+        labels, patients = tests[0]["label"].to_numpy(int), tests[0]["patient"].to_numpy(str)
+        if "of all" not in weights:
+            weights["of all"] = metrics.patient_weights(labels, patients)
+        values = [test["score"].to_numpy() for test in tests]
+        resampled = [metrics.weighted_auc_ap(labels, v, weights["of all"]) for v in values]
+        auc_low, auc_high = metrics.interval(np.mean([areas for areas, _ in resampled], 0))
+        ap_low, ap_high = metrics.interval(np.mean([aps for _, aps in resampled], 0))
+        aucs = [metrics.auc(v[labels == 0], v[labels == 1]) for v in values]
+        row = {
+            "method": method,
+            "uses": uses(method),
+            "reference": method in REFERENCES,
+            "seeds": len(runs),
+            "auc": np.mean(aucs),
+            "auc_low": auc_low,
+            "auc_high": auc_high,
+            "auc_seed_sd": np.std(aucs, ddof=1) if len(aucs) > 1 else np.nan,
+            "ap": np.mean([average_precision_score(labels, v) for v in values]),
+            "ap_low": ap_low,
+            "ap_high": ap_high,
+        }
+        for name in ("sensitivity", "specificity", "pixel_ap", "pixel_ap_chance", "pointing",
+                     "pointing_chance", "seconds", "ms_per_image", "parameters"):  # fmt: skip
+            numbers = [r.metrics.get(name) for r in runs]
+            row[name] = np.mean(numbers) if None not in numbers else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def uses(method: str) -> str:
+    """Which images a method learns from, as tables say it."""
+    needs = method_class(method).needs
+    return "known normals + unlabeled" if "unlabeled" in needs else "known normals"
+
+
+def published() -> pd.DataFrame:
+    """Published results: model, method, set, metric, percent, spread, source.
+
+    The thesis does not say what its spread (±) is: of what, over how many runs.
+    """
+    return pd.read_csv(PUBLISHED)
+
+
+def for_print(rows: pd.DataFrame) -> pd.DataFrame:
+    """`table` with words for columns, intervals in brackets, and the published AUCs beside it."""
+
+    def number(value: float, digits: int = 3) -> str:
+        return "" if pd.isna(value) else f"{value:.{digits}f}"
+
+    def with_interval(row, name: str) -> str:
+        low, high = number(row[f"{name}_low"]), number(row[f"{name}_high"])
+        return f"{number(row[name])} [{low}, {high}]"
+
+    thesis = published().query("metric == 'AUC' and source.str.startswith('thesis')")
+    theirs = thesis.pivot(index="method", columns="set", values="percent")
+    lines = []
+    for _, row in rows.iterrows():
+        line = {
+            "method": row["method"] + (" *" if row["reference"] else ""),
+            "learns from": row["uses"],
+            "seeds": row["seeds"],
+            "AUC": with_interval(row, "auc"),
+            "sd of seeds": number(row["auc_seed_sd"]),
+            "AP": with_interval(row, "ap"),
+            "sensitivity": number(row["sensitivity"], 2),
+            "specificity": number(row["specificity"], 2),
+            "pixel AP": number(row["pixel_ap"]),
+            "pointing": number(row["pointing"], 2),
+            "training s": number(row["seconds"], 0),
+            "ms an image": number(row["ms_per_image"], 2),
+        }
+        for name in ("VinDr-CXR", "RSNA", "LAG"):
+            known = row["method"] in theirs.index
+            line[f"thesis, {name}"] = number(theirs.loc[row["method"], name], 2) if known else ""
+        lines.append(line)
+    lines = pd.DataFrame(lines)
+    return lines.loc[:, (lines != "").any()]
+
+
+def caption(results: list[Result], rows: pd.DataFrame) -> str:
+    """What the numbers of a table are, in words."""
+    config, seeds = results[0].config, sorted({r.config["seed"] for r in results})
+    lines = [
+        f"Set {config['set']}, budget {config['budget']}, {config['size']} x {config['size']} "
+        f"pixels, {results[0].metrics['images']} test images of "
+        f"{results[0].metrics['patients']} patients, seeds {', '.join(map(str, seeds))}.",
+        "AUC and AP: mean over the seeds, 95 % interval over resampled patients.",
+        "Sensitivity and specificity at the threshold for 95 % specificity from held-out normals.",
+        "* reference, fixed beforehand. No test label chose a model, a step or a threshold.",
+    ]
+    if (rows["method"].str.startswith("sagan")).any() and config["budget"] in ("quick", "laptop"):
+        lines.append(
+            "At this budget SAGAN is narrow, and its critic (4 layers) is not the published one."
+        )
+    if rows["pixel_ap_chance"].notna().any():
+        chance = rows[["pixel_ap_chance", "pointing_chance"]].max()
+        lines.append(f"By chance: pixel AP {chance.iloc[0]:.3f}, pointing {chance.iloc[1]:.2f}.")
+    if config["set"] == "phantom":
+        lines.append("phantom is drawn by this project: it checks software, and ranks nothing.")
+    if "thesis" in " ".join(for_print(rows).columns):
+        lines.append("thesis: AUC in % of its table 4.1, on other sets, at full length.")
+    return " ".join(lines)
+
+
+def write(results: list[Result], name: str = "results") -> pd.DataFrame:
+    """Write the table as `figures/<set>/<budget>/<name>.csv`, .md, .tex, and the record .json."""
+    rows = table(results)
+    config = results[0].config
+    stem = root() / "figures" / config["set"] / config["budget"] / name
+    printed, words = for_print(rows), caption(results, rows)
+    latex = printed.style.hide(axis="index").format(escape="latex")
+    files = {
+        ".csv": rows.to_csv(index=False, float_format="%.6g"),
+        ".md": printed.to_markdown(index=False, disable_numparse=True) + f"\n\n{words}\n",
+        ".tex": latex.to_latex(hrules=True, caption=words.replace("%", r"\%")),
+    }
+    for suffix, text in files.items():
+        with written_whole(stem.with_suffix(suffix), "w") as file:
+            file.write(text)
+    write_json(stem.with_suffix(".json"), record(results))
+    return rows
+
+
+def record(results: list[Result]) -> dict:
+    """The runs behind a table or figure: what fixes each, and what it was made with."""
+    return {"nblib": __version__, "runs": [result.config for result in results]}
+
+
+def numbers(run: Run) -> pd.DataFrame:
+    """The numbers of one run with their intervals, a row each, for a notebook."""
+    found = run.metrics
+    rows = {
+        "AUC": (found["auc"], found["auc_interval"], "0.5 by chance"),
+        "average precision": (found["ap"], found["ap_interval"], "share of abnormal by chance"),
+    }
+    if found["threshold"] is not None:
+        expected = "{:.2f} to {:.2f}".format(*found["specificity_expected"])
+        rows["sensitivity"] = (found["sensitivity"], found["sensitivity_interval"], "")
+        rows["specificity"] = (
+            found["specificity"],
+            found["specificity_interval"],
+            f"so many held-out normals fix it to {expected} at best",
+        )
+    for name in ("pixel_ap", "pointing"):
+        if name in found:
+            note = f"{found[f'{name}_chance']:.3f} by chance, {found['images_with_lesion']} images"
+            rows[name.replace("_", " ")] = (found[name], [np.nan, np.nan], note)
+    columns = {
+        "value": {name: round(value, 3) for name, (value, _, _) in rows.items()},
+        "low": {name: round(bounds[0], 3) for name, (_, bounds, _) in rows.items()},
+        "high": {name: round(bounds[1], 3) for name, (_, bounds, _) in rows.items()},
+        "note": {name: note for name, (_, _, note) in rows.items()},
+    }
+    return pd.DataFrame(columns)
+
+
+def keep(data: str, budget: str) -> list[Path]:
+    """Copy the scores, config and metrics of finished runs to data/scores, to be committed."""
+    files = []
+    for result in collect(data, budget):
+        method, seed = _key(result.config)
+        stem = _scores_folder(data, budget) / method / f"seed{seed}"
+        with written_whole(stem.with_suffix(".csv.gz")) as file:
+            # No time of making in the file: the same scores give the same bytes.
+            how = {"method": "gzip", "mtime": 0}
+            result.scores.to_csv(file, index=False, float_format="%.9g", compression=how)
+        write_json(stem.with_suffix(".json"), {"config": result.config, "metrics": result.metrics})
+        files.append(stem.with_suffix(".csv.gz"))
+    return files
+
+
+def _runs_folder(data: str, budget: str) -> Path:
+    return root() / "data" / "runs" / data / budget
+
+
+def _scores_folder(data: str, budget: str) -> Path:
+    return root() / "data" / "scores" / data / budget
+
+
+def _key(config: dict) -> tuple[str, int]:
+    return config["method"], config["seed"]
+
+
+def _order(method: str) -> int:
+    return list(METHODS).index(method)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4 or sys.argv[1] != "keep":
+        sys.exit("usage: python -m nblib.report keep SET BUDGET")
+    for written in keep(*sys.argv[2:]):
+        print(written)

@@ -1,0 +1,112 @@
+"""What the tests share: a project folder of their own, small sets, real sets where there are any."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)
+
+LISTS = {"train/0": 4, "train/unlabeled/0": 3, "train/unlabeled/1": 3, "test/0": 3, "test/1": 3}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_root(tmp_path_factory):
+    """The project folder of fixtures that outlive a test, such as loaded real sets."""
+    folder = tmp_path_factory.mktemp("session")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBLIB_ROOT", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def project_root(session_root, tmp_path_factory, monkeypatch):
+    """A project folder of its own for each test, so that none touches a user's data."""
+    folder = tmp_path_factory.mktemp("project")
+    monkeypatch.setenv("NBLIB_ROOT", str(folder))
+    return folder
+
+
+@pytest.fixture
+def make_set(tmp_path):
+    """`write_set` into the test's own folder: make_set("name", counts, ...) -> folder."""
+
+    def make(name="a set", *args, **kwargs):
+        return write_set(tmp_path / name, *args, **kwargs)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def set_writer():
+    """`write_set`, for fixtures that outlive a test."""
+    return write_set
+
+
+@pytest.fixture(scope="session")
+def real_sets():
+    """real_sets(name) -> the folder of a real set; skips the test where there is none."""
+
+    def folder(name: str) -> Path:
+        shelves = [Path(p) for p in os.environ.get("NBLIB_SETS", "").split(os.pathsep) if p]
+        found = [shelf / name for shelf in shelves if (shelf / name / "data.json").is_file()]
+        if not found:
+            pytest.skip(f"no real set {name} in the folders of the variable NBLIB_SETS")
+        return found[0]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def splits():
+    """splits(name) -> the data.json of a benchmark set; skips the test where there is none."""
+
+    def file(name: str) -> Path:
+        folder = os.environ.get("NBLIB_SPLITS")
+        if not folder or not (Path(folder) / f"{name}.json").is_file():
+            pytest.skip(f"no {name}.json in the folder of the variable NBLIB_SPLITS")
+        return Path(folder) / f"{name}.json"
+
+    return file
+
+
+def write_set(
+    folder, counts=None, size=16, images="images", seed=0, patients=None, boxes=None, masks=None
+) -> Path:
+    """Write random grey PNGs in the layout of Med-AD.
+
+    counts: images a list, by keys such as 'train/unlabeled/0'. patients: {image: patient};
+    boxes: rows (image, x, y, width, height); masks: {file name: array}. Images are named
+    normal_0.png, mixed_0_0.png, mixed_1_0.png, test_0_0.png, test_1_0.png and so on.
+    """
+    random = np.random.default_rng(seed)
+    stems = dict(zip(LISTS, ("normal", "mixed_0", "mixed_1", "test_0", "test_1"), strict=True))
+    split = {"train": {"0": [], "unlabeled": {"0": [], "1": []}}, "test": {"0": [], "1": []}}
+    (folder / images).mkdir(parents=True)
+    for key, count in (LISTS | (counts or {})).items():
+        names = split
+        for word in key.split("/"):
+            names = names[word]
+        names += [f"{stems[key]}_{i}.png" for i in range(count)]
+        for name in names:
+            pixels = random.integers(0, 256, (size, size), np.uint8)
+            Image.fromarray(pixels).save(folder / images / name)
+    (folder / "data.json").write_text(json.dumps(split))
+    if patients:
+        write_rows(folder / "metadata.csv", ["image", "patient"], patients.items())
+    if boxes:
+        write_rows(folder / "boxes.csv", ["image", "x", "y", "width", "height"], boxes)
+    for name, mask in (masks or {}).items():
+        (folder / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(folder / "masks" / name)
+    return folder
+
+
+def write_rows(file, header, rows):
+    with open(file, "w", newline="") as out:
+        csv.writer(out).writerows([header, *rows])

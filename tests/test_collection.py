@@ -1,0 +1,137 @@
+"""The notebooks as they are committed, and the files that say what the project needs."""
+
+import os
+import subprocess
+import sys
+import tokenize
+import tomllib
+from io import BytesIO
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+import yaml
+
+from nblib import report
+from nblib.methods import METHODS
+
+PROJECT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
+each_notebook = pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+
+
+def cells(file, tag=None):
+    found = nbformat.read(file, as_version=4).cells
+    return [c for c in found if tag is None or tag in c.metadata.get("tags", [])]
+
+
+@each_notebook
+def test_outputs_are_committed_only_where_a_test_compares_them(file):
+    for cell in cells(file):
+        if cell.get("outputs"):
+            tags = cell.metadata.get("tags", [])
+            assert {"keep_output", "nbval-check-output"} <= set(tags)
+            kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+            assert kinds <= {"text/plain"}
+
+
+@each_notebook
+def test_the_parameters_cell_holds_plain_literals_with_a_comment_each(file):
+    (cell,) = cells(file, "parameters")
+    for line in cell.source.splitlines():
+        name, value = line.split(" = ", 1)
+        tokens = [t for t in tokenize.tokenize(BytesIO(value.encode()).readline) if t.string]
+        literal, comment = tokens[1], tokens[2]
+        assert name.isidentifier() and literal.type in (tokenize.STRING, tokenize.NUMBER)
+        assert comment.type == tokenize.COMMENT and len(comment.string) > 5
+    known = papermill.inspect_notebook(str(file))
+    assert set(known) == {line.split(" = ")[0] for line in cell.source.splitlines()}
+
+
+@each_notebook
+def test_a_notebook_holds_no_logic(file):
+    code = "\n".join(c.source for c in cells(file) if c.cell_type == "code")
+    assert not any(line.startswith(("def ", "class ", "if ")) for line in code.splitlines())
+
+
+def test_every_notebook_runs_and_compared_outputs_are_the_same(tmp_path, monkeypatch):
+    """nbval, on copies that hold the parameters of the smoke budget, in a root of their own."""
+    for file in NOTEBOOKS:
+        papermill.execute_notebook(
+            str(file),
+            str(tmp_path / file.name),
+            parameters={"data": "phantom", "budget": "smoke"},
+            prepare_only=True,
+        )
+    environment = os.environ | {"NBLIB_ROOT": str(tmp_path / "root"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env"]
+    command += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), *map(str, copies(tmp_path))]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]
+    compared = sum(len(cells(file, "nbval-check-output")) for file in NOTEBOOKS)
+    assert compared >= 3
+    assert (tmp_path / "root" / "figures" / "phantom" / "smoke" / "results.tex").exists()
+
+
+def copies(folder):
+    return sorted(folder.glob("[0-9]*.ipynb"))
+
+
+def test_a_wrong_committed_output_would_fail(tmp_path):
+    """What nbval compares is really compared: a notebook with a false output does not pass."""
+    notebook = nbformat.v4.new_notebook()
+    cell = nbformat.v4.new_code_cell("print(1 + 1)", execution_count=1)
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="3\n")]
+    cell.metadata["tags"] = ["keep_output", "nbval-check-output"]
+    notebook.cells.append(cell)
+    nbformat.write(notebook, tmp_path / "wrong.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env"]
+    done = subprocess.run([*command, "wrong.ipynb"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "1 failed" in done.stdout
+
+
+def test_conda_takes_everything_but_python_from_the_one_list():
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert conda == [f"python{project['requires-python']}", "pip"]
+    assert pip == {"pip": ["-e .[dev]"]}
+
+
+def test_every_dependency_has_a_lower_bound():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    for needed in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        assert ">=" in needed
+
+
+def test_published_numbers_name_their_source_and_thesis_table_has_eleven_rows():
+    published = report.published()
+    assert published["source"].notna().all()
+    thesis = published[published["source"] == "thesis, table 4.1"]
+    assert thesis.groupby("set")["model"].nunique().to_dict() == {
+        "VinDr-CXR": 11,
+        "RSNA": 11,
+        "LAG": 11,
+    }
+    row = published.query("method == 'sagan' and set == 'RSNA' and metric == 'AUC'")
+    assert sorted(row["percent"]) == [92.21, 92.45]
+
+
+@pytest.mark.parametrize("table", sorted((PROJECT / "figures").glob("*/*/results.csv")), ids=str)
+def test_a_committed_table_follows_from_committed_scores(table, monkeypatch):
+    """Without a run on the disk, the table is made again from the scores that were kept."""
+    data, budget = table.parts[-3:-1]
+    if not (PROJECT / "data" / "scores" / data / budget).exists():
+        pytest.skip(f"the table of {data} is made on this machine, not committed")
+    monkeypatch.setattr(report, "_runs_folder", lambda *_: Path("/nowhere"), raising=True)
+    monkeypatch.setenv("NBLIB_ROOT", str(PROJECT))
+    again = report.table(report.collect(data, budget))
+    pd.testing.assert_frame_equal(again, pd.read_csv(table), rtol=1e-5, check_dtype=False)
+
+
+def test_every_method_has_a_colour_of_its_own():
+    from nblib.figures import COLOURS
+
+    assert set(METHODS) <= set(COLOURS) and len(set(COLOURS.values())) == len(COLOURS)

@@ -1,0 +1,528 @@
+"""What every method of METHODS owes the loop and the tables; a new one is tested by its name."""
+
+import ast
+import copy
+import dataclasses
+import functools
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nblib
+from nblib import budgets, training
+from nblib.batches import Batch, Batches, step_seed, to_float
+from nblib.datasets import Dataset, HeldOut, Part
+from nblib.losses import gradient_penalty
+from nblib.methods import METHODS
+from nblib.methods.method import Method, detect_all
+from nblib.training import TrainingError, fit
+
+SIZE, SEED = 32, 5
+SMALL = {"critic_layers": 4}
+"""Overrides for methods that have such an argument: the images here are small."""
+
+
+def build(name, seed=SEED, **overrides):
+    known = budgets.arguments(name, "smoke", size=SIZE)
+    arguments = {k: v for k, v in SMALL.items() if k in known} | overrides
+    torch.manual_seed(seed)
+    return METHODS[name](**budgets.arguments(name, "smoke", size=SIZE, **arguments))
+
+
+ALL = list(METHODS)
+TRAINED = [name for name in ALL if build(name).optimizers()]
+CLOSED = [name for name in ALL if name not in TRAINED]
+LAST_CHECKPOINT, KILLED_AT = 4, 5  # of the eight steps of the smoke budget
+
+
+def pictures(count, seed, spots=False):
+    """Smooth grey images that differ a little, uint8; with `spots` a bright disc on each."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
+    waves = random.normal(0, 4, (count, 3, 1, 1))
+    images = 60 + 50 * np.exp(-2 * (x**2 + y**2))
+    images = images + (waves * np.stack([x, y, x * y])).sum(1) + random.normal(0, 1, (count, 1, 1))
+    images = images + random.normal(0, 1, images.shape)
+    if spots:
+        images = images + 110 * discs(count, random)
+    return images.round().clip(0, 255).astype(np.uint8)[:, None]
+
+
+def discs(count, random):
+    rows, columns = random.integers(8, SIZE - 8, (2, count, 1, 1))
+    y, x = np.mgrid[:SIZE, :SIZE]
+    return (y - rows) ** 2 + (x - columns) ** 2 < 36
+
+
+def part(images, first):
+    names = np.array([f"{first + i}.png" for i in range(len(images))])
+    return Part(images, names, names, np.full((len(images), 2), SIZE))
+
+
+@functools.cache
+def held_out():
+    unlabeled = np.concatenate([pictures(12, 2), pictures(12, 3, spots=True)])
+    held_unlabeled = np.concatenate([pictures(4, 5), pictures(4, 6, spots=True)])
+    return HeldOut(
+        part(pictures(40, 1), 0),
+        part(unlabeled, 100),
+        part(pictures(8, 4), 200),
+        part(held_unlabeled, 300),
+    )
+
+
+def train(method, seed=SEED, **how):
+    return fit(method, held_out(), seed, **(dict(precision="fp32", device="cpu") | how))
+
+
+@functools.cache
+def trained(name):
+    """The method after an uninterrupted training, and its history."""
+    method = build(name)
+    return method, train(method)
+
+
+def scored(method, images):
+    method.eval()
+    with torch.no_grad():
+        return method.detect(to_float(torch.from_numpy(images)))
+
+
+def bits(state):
+    return {name: value.clone() for name, value in state.items()}
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+# Chance, order and resumption
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_same_seed_gives_the_same_scores(name):
+    first, history = trained(name)
+    second = build(name)
+    assert train(second).equals(history)
+    assert_same_bits(first.state_dict(), second.state_dict())
+    images = held_out().unlabeled.images
+    for one, other in zip(
+        scored(first, images).scores.values(), scored(second, images).scores.values(), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_another_seed_gives_other_scores(name):
+    other, images = build(name, SEED + 1, steps=2), held_out().unlabeled.images
+    train(other, SEED + 1)
+    one, two = (next(iter(scored(m, images).scores.values())) for m in (trained(name)[0], other))
+    assert not torch.allclose(one, two, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_image_is_judged_the_same_alone_in_a_batch_and_in_another_order(name):
+    method, images = trained(name)[0], held_out().unlabeled.images[4:20]
+    order = np.random.default_rng(0).permutation(len(images))
+    together, shuffled = scored(method, images), scored(method, images[order])
+    alone = [scored(method, images[i : i + 1]) for i in range(len(images))]
+    for key, scores in together.scores.items():
+        tolerance = dict(rtol=1e-5, atol=1e-6 * scores.abs().max().item())
+        torch.testing.assert_close(scores[order], shuffled.scores[key], **tolerance)
+        torch.testing.assert_close(scores, torch.cat([a.scores[key] for a in alone]), **tolerance)
+    for what in ("map", "restored"):
+        if (values := getattr(together, what)) is not None:
+            singles = torch.cat([getattr(a, what) for a in alone])
+            torch.testing.assert_close(values, singles, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_scoring_changes_nothing_in_a_method_and_has_no_chance_in_it(name):
+    method, images = trained(name)[0], held_out().unlabeled.images
+    before = bits(method.state_dict())
+    first, second = detect_all(method, images), detect_all(method, images)
+    assert all(np.array_equal(first.scores[key], second.scores[key]) for key in first.scores)
+    assert_same_bits(before, method.state_dict())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(name, tmp_path):
+    reference, history = trained(name)
+    checkpoint = tmp_path / "checkpoint.pt"
+    killed = build(name)
+    if name in TRAINED:
+
+        def after_step(step):
+            if step == KILLED_AT:
+                raise KeyboardInterrupt
+
+        killed.after_step = after_step
+        with pytest.raises(KeyboardInterrupt):
+            train(killed, checkpoint=checkpoint)
+        assert torch.load(checkpoint)["step"] == LAST_CHECKPOINT
+    else:
+        train(killed, checkpoint=checkpoint)
+    resumed = build(name, seed=SEED + 1)
+    assert train(resumed, checkpoint=checkpoint).equals(history)
+    assert_same_bits(reference.state_dict(), resumed.state_dict())
+
+    finished = build(name, seed=SEED + 2)
+    assert train(finished, checkpoint=checkpoint).equals(history)
+    assert_same_bits(reference.state_dict(), finished.state_dict())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_state_that_is_loaded_into_a_fresh_method_gives_the_same_scores(name):
+    method, images = trained(name)[0], held_out().unlabeled.images
+    fresh = build(name, seed=SEED + 3)
+    fresh.load_state(bits(method.state_dict()))
+    for key, scores in scored(method, images).scores.items():
+        assert torch.equal(scores, scored(fresh, images).scores[key])
+
+
+# Gradients
+
+
+def owners(method):
+    return {
+        name: [p for group in optimizer.param_groups for p in group["params"]]
+        for name, optimizer in method.optimizers().items()
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_parameter_is_owned_by_one_optimiser(name):
+    method = build(name)
+    owned = [id(p) for parameters in owners(method).values() for p in parameters]
+    assert sorted(owned) == sorted(id(p) for p in method.parameters())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_within_two_steps_a_gradient_reaches_each_parameter_but_the_known_zeros(name):
+    """A known zero is not exactly zero but rounding: far below the optimiser's largest.
+
+    The weights start a little off their initial values, of which some, such as biases of zero,
+    are special: a norm behind a norm cancels the scale of the first until its bias has moved.
+    """
+    method = build(name, steps=2)
+    with torch.no_grad():
+        for p in method.parameters():
+            p += 0.05 * torch.randn_like(p)
+    largest = {key: 0.0 for key, _ in method.named_parameters()}
+
+    def after_step(step):
+        for key, p in method.named_parameters():
+            if p.grad is not None:
+                largest[key] = max(largest[key], p.grad.abs().max().item())
+
+    method.after_step = after_step
+    train(method)
+    of_optimizer = {id(p): k for k, parameters in owners(method).items() for p in parameters}
+    scale = dict.fromkeys(method.optimizers(), 0.0)
+    for key, p in method.named_parameters():
+        owner = of_optimizer[id(p)]
+        scale[owner] = max(scale[owner], largest[key])
+    reached = {
+        key: largest[key] > 1e-5 * scale[of_optimizer[id(p)]]
+        for key, p in method.named_parameters()
+    }
+    zero = {key for key in reached if any(part in key for part in method.known_zeros)}
+    assert [key for key in reached if not reached[key] and key not in zero] == []
+    assert [key for key in zero if reached[key]] == []
+
+
+# Terms, modes and precision
+
+
+def spied(method):
+    """Note at each update of a training: the step, its batch, the weights and the terms."""
+    original, moments = method.updates, []
+
+    def updates(batch, step):
+        inner = original(batch, step)
+        for turn in itertools.count():
+            then = copy.deepcopy(method)
+            del then.updates
+            modes = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+            update = next(inner, None)
+            assert modes == (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
+            if update is None:
+                return
+            terms = {key: value.item() for key, value in update[1].items()}
+            moments.append((step, turn, batch, then, terms))
+            yield update
+
+    method.updates = updates
+    return moments
+
+
+def assert_terms_are_those_of_their_moment(moments, precision):
+    """Replay each step on the weights of one of its moments, up to that update, and compare."""
+    assert moments
+    for step, turn, batch, then, terms in moments:
+        torch.manual_seed(step_seed(SEED, step))
+        updates = then.updates(batch, step)
+        for _ in range(turn + 1):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                _, replayed = next(updates)
+        assert {k: v.item() for k, v in replayed.items()} == pytest.approx(terms, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_term_is_its_recomputation_with_the_weights_of_that_moment(name, precision):
+    method = build(name, steps=4)
+    moments = spied(method)
+    train(method, precision=precision)
+    assert_terms_are_those_of_their_moment(moments, precision)
+
+
+class Pair(Method):
+    """A critic and a generator of one layer each, both of which autocast computes in bf16."""
+
+    batch_size, steps, decay = 4, 4, 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.G, self.D = nn.Linear(SIZE * SIZE, 8), nn.Linear(8, 1)
+
+    def optimizers(self):
+        return {k: torch.optim.SGD(getattr(self, k).parameters(), 0.5) for k in ("D", "G")}
+
+    def updates(self, batch, step):
+        with torch.no_grad():
+            made = self.G(batch.normal.flatten(1))
+        yield "D", {"value": self.D(made).mean()}
+        yield "G", {"value": -self.D(self.G(batch.normal.flatten(1))).mean()}
+
+    def detect(self, x):
+        raise NotImplementedError
+
+
+def pair_moments(precision):
+    torch.manual_seed(0)
+    method = Pair()
+    moments = spied(method)
+    data = dataclasses.replace(held_out(), held_normal=part(pictures(0, 0), 0))
+    fit(method, data, SEED, precision=precision, device="cpu")
+    return moments
+
+
+def test_one_region_of_autocast_round_both_updates_would_not_pass(monkeypatch):
+    assert_terms_are_those_of_their_moment(pair_moments("bf16"), "bf16")
+    monkeypatch.setattr(training, "_next", lambda updates, *_: next(updates, None))
+    with torch.autocast("cpu", torch.bfloat16):
+        moments = pair_moments("bf16")
+    with pytest.raises(AssertionError):
+        assert_terms_are_those_of_their_moment(moments, "bf16")
+
+
+class Leaky(Pair):
+    """It yields inside a `with`, which it must not."""
+
+    def updates(self, batch, step):
+        with torch.no_grad():
+            yield "D", {"value": self.D(self.G(batch.normal.flatten(1))).mean()}
+
+
+def test_a_yield_inside_a_with_would_not_pass():
+    method = Leaky()
+    spied(method)
+    data = Batches(held_out().normal.images, held_out().unlabeled.images, ("normal",), 4, 0)
+    with pytest.raises(AssertionError):
+        next(method.updates(data(0), 0))
+    torch.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_after_every_yield_the_modes_of_gradient_and_autocast_are_as_before(name, precision):
+    method, data = build(name), held_out()
+    batch = Batches(data.normal.images, data.unlabeled.images, method.needs, 4, SEED)(0)
+    modes = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+    for step in range(2):
+        updates = method.updates(batch, step)
+        while training._next(updates, "cpu", precision) is not None:
+            assert modes == (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
+    spied(method)  # asserts the same inside the region of autocast
+    list(method.updates(batch, 1))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_stops_with_its_name_and_step(name, value, tmp_path):
+    method, checkpoint = build(name), tmp_path / "checkpoint.pt"
+    original, poisoned = method.updates, []
+
+    def updates(batch, step):
+        for optimizer, terms in original(batch, step):
+            if step == KILLED_AT:
+                term = next(iter(terms))
+                poisoned.append(f"{optimizer}.{term}")
+                terms = terms | {term: terms[term] * value}
+            yield optimizer, terms
+
+    method.updates = updates
+    with pytest.raises(TrainingError) as error:
+        train(method, checkpoint=checkpoint)
+    assert str(error.value).startswith(f"{poisoned[0]} is ")
+    assert f" at step {KILLED_AT}:" in str(error.value)
+    saved = torch.load(checkpoint)
+    assert saved["step"] == LAST_CHECKPOINT
+    assert all(tensor.isfinite().all() for tensor in saved["method"].values())
+    resumed = build(name)
+    train(resumed, checkpoint=checkpoint)
+    assert_same_bits(resumed.state_dict(), trained(name)[0].state_dict())
+
+
+# Detection
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_detection_has_the_promised_shapes_and_ranges(name):
+    method, images = trained(name)[0], held_out().unlabeled.images
+    found, n = scored(method, images), len(images)
+    assert found.scores
+    for scores in found.scores.values():
+        assert scores.shape == (n,) and scores.isfinite().all()
+        assert scores.unique().numel() > n // 2, "it tells images apart"
+    if found.map is not None:
+        assert found.map.shape == (n, SIZE, SIZE) and found.map.isfinite().all()
+        assert found.map.min() >= 0
+    if found.restored is not None:
+        assert found.restored.shape == images.shape and found.restored.isfinite().all()
+        assert found.restored.abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_black_and_a_white_image_are_judged_within_the_promised_ranges(name):
+    shape = (1, SIZE, SIZE)
+    extremes = np.stack([np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)])
+    found = detect_all(trained(name)[0], extremes)
+    for values in [*found.scores.values(), found.map, found.restored]:
+        assert values is None or np.isfinite(values).all()
+    assert found.map is None or found.map.min() >= 0
+    assert found.restored is None or np.abs(found.restored).max() <= 1
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_bright_spot_on_normal_images_raises_score_and_map(name):
+    """Methods that train are asked for this only after more than a handful of steps."""
+    normal = held_out().held_normal.images
+    where = discs(len(normal), np.random.default_rng(9))
+    painted = (normal + 110.0 * where[:, None]).clip(0, 255).astype(np.uint8)
+    before, after = (scored(trained(name)[0], images) for images in (normal, painted))
+    for key, scores in before.scores.items():
+        assert after.scores[key].mean() > scores.mean() + scores.std()
+    if after.map is not None:
+        inside, outside = after.map.numpy()[where], after.map.numpy()[~where]
+        assert inside.mean() > 3 * outside.mean()
+        assert inside.mean() > 3 * before.map.numpy()[where].mean()
+
+
+# Compiled networks
+
+
+ONE_A_CLASS = {budgets.method_class(name): name for name in reversed(TRAINED)}.values()
+
+
+@pytest.mark.parametrize("name", ONE_A_CLASS)
+def test_compiled_networks_keep_the_names_and_numbers_of_the_state(name):
+    plain, compiled = build(name, steps=2), build(name, steps=2)
+    names = list(compiled.state_dict())
+    data = dataclasses.replace(held_out(), held_normal=part(pictures(0, 0), 0))
+    history, compiled_history = (
+        fit(method, data, SEED, precision="fp32", device="cpu", compile=how)
+        for method, how in ((plain, False), (compiled, "eager"))
+    )
+    assert any(m._compiled_call_impl for m in compiled.children())
+    assert list(compiled.state_dict()) == names
+    assert list(history) == list(compiled_history)
+    np.testing.assert_allclose(history, compiled_history, rtol=1e-4)
+    build(name).load_state(compiled.state_dict())
+
+
+def test_the_penalty_differentiates_through_a_compiled_critic_by_its_forward():
+    """Backends with a backward of their own have no second one: the critic itself fails."""
+    D = build("sagan").D
+    real, fake = to_float(torch.from_numpy(pictures(4, 0))), torch.zeros(4, 1, SIZE, SIZE)
+
+    def gradient():
+        torch.manual_seed(0)
+        penalty = gradient_penalty(D.forward, real, fake)
+        return torch.autograd.grad(penalty, D.layers[0].weight)[0]
+
+    expected = gradient()
+    D.compile(backend="aot_eager")
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(gradient(), expected)
+    with pytest.raises(RuntimeError):
+        gradient_penalty(D, real, fake).backward()
+
+
+# Labels
+
+
+PACKAGE = Path(nblib.__file__).parent
+TRAINING_CODE = [
+    *(PACKAGE / f"{name}.py" for name in ("training", "batches", "pseudo", "losses", "layers")),
+    PACKAGE / "encodings.py",
+    *sorted((PACKAGE / "methods").glob("*.py")),
+]
+KNOWS_LABELS = {"load_labels", "Labels", "read_split", "labels"}
+
+
+def reaches_labels(source):
+    """Names that know labels, and modules through which any of them could be had."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", "") or ""
+            found |= {f"{module}.{alias.name}".strip(".") for alias in node.names}
+        elif isinstance(node, ast.Name | ast.Attribute):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+    modules = {"nblib.datasets", "nblib.runs", "nblib", "importlib", "json"}
+    return {name for name in found if name.split(".")[-1] in KNOWS_LABELS or name in modules}
+
+
+@pytest.mark.parametrize("file", TRAINING_CODE, ids=lambda file: file.stem)
+def test_code_that_trains_names_nothing_that_knows_labels(file):
+    assert reaches_labels(file.read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from nblib.datasets import load_labels",
+        "from nblib import datasets",
+        "import nblib.datasets",
+        "from nblib.datasets import HeldOut as H, Labels as L",
+        "getattr(module, 'load_labels')",
+        "import json",
+        "loss = x.labels.sum()",
+    ],
+)
+def test_a_line_that_reaches_labels_would_not_pass(line):
+    assert reaches_labels(line)
+
+
+def test_code_that_evaluates_does_reach_labels():
+    assert reaches_labels((PACKAGE / "runs.py").read_text())
+
+
+def test_what_training_is_handed_has_images_and_whose_they_are_but_no_label():
+    assert {f.name for f in dataclasses.fields(Part)} == {"images", "names", "patients", "sizes"}
+    parts = {f.name for f in dataclasses.fields(HeldOut)}
+    assert parts == {"normal", "unlabeled", "held_normal", "held_unlabeled"}
+    assert all(f.type is Part for f in dataclasses.fields(HeldOut))
+    own = {f.name: f.type for f in dataclasses.fields(Dataset)}
+    assert {name for name, kind in own.items() if kind is Part} == {"normal", "unlabeled", "test"}
+    assert own.keys() == {"name", "folder", "fingerprint", "normal", "unlabeled", "test"}
+    assert Batch._fields == ("normal", "unlabeled", "pseudo")

@@ -1,0 +1,174 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nblib import files
+
+
+def test_root_is_the_variable_or_the_projects_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("NBLIB_ROOT", str(tmp_path / "x" / ".."))
+    assert files.root() == tmp_path.resolve()
+    for unset in ("", None):
+        monkeypatch.setenv("NBLIB_ROOT", "") if unset == "" else monkeypatch.delenv("NBLIB_ROOT")
+        assert (files.root() / "nblib" / "files.py").samefile(files.__file__)
+
+
+def test_a_file_is_written_with_its_folders(tmp_path):
+    target = tmp_path / "a" / "b" / "c.bin"
+    with files.written_whole(target) as file:
+        file.write(b"new")
+    assert target.read_bytes() == b"new" and os.listdir(target.parent) == ["c.bin"]
+
+
+def test_the_old_file_stands_until_the_block_ends(tmp_path):
+    target = tmp_path / "f"
+    target.write_text("old")
+    with files.written_whole(target, "w") as file:
+        file.write("new")
+        file.flush()
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [["f"], []])
+def test_an_exception_leaves_what_was_there(tmp_path, kind, before):
+    target = tmp_path / "f"
+    for name in before:
+        (tmp_path / name).write_text("old")
+    with pytest.raises(kind), files.written_whole(target, "w") as file:
+        file.write("half")
+        raise kind
+    assert os.listdir(tmp_path) == before
+    assert all((tmp_path / name).read_text() == "old" for name in before)
+
+
+def test_a_target_that_cannot_be_replaced_leaves_no_temporary(tmp_path):
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError), files.written_whole(tmp_path / "folder") as file:
+        file.write(b"new")
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_an_ordinary_file(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        (tmp_path / "ordinary").write_text("x")
+        with files.written_whole(tmp_path / "whole") as file:
+            file.write(b"x")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / name).stat().st_mode for name in ("ordinary", "whole")}
+    assert modes["whole"] == modes["ordinary"]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    target = tmp_path / "f"
+    target.write_text("0" * 100_000)
+    code = (
+        "import pathlib, sys; from nblib.files import written_whole\n"
+        "for i in range(1, 60):\n"
+        "    with written_whole(pathlib.Path(sys.argv[1]), 'w') as file:\n"
+        "        file.write(str(i % 10) * 100_000)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(target)])
+    seen = set()
+    while writer.poll() is None:
+        text = target.read_text()
+        assert len(text) == 100_000 and len(set(text)) == 1
+        seen.add(text[0])
+    assert writer.returncode == 0 and len(seen) > 1
+
+
+def test_json_reads_back_and_nan_is_refused(tmp_path):
+    value = {"a": [1, 2.5, None, True], "é": {"b": "x"}}
+    files.write_json(tmp_path / "v.json", value)
+    assert json.loads((tmp_path / "v.json").read_text(encoding="utf-8")) == value
+    with pytest.raises(ValueError):
+        files.write_json(tmp_path / "v.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "v.json").read_text(encoding="utf-8")) == value
+    assert os.listdir(tmp_path) == ["v.json"]
+
+
+def test_digest_is_sixteen_hexadecimal_digits_and_stable():
+    assert len(files.digest(b"a")) == 16 and int(files.digest(b"a"), 16) >= 0
+    assert files.digest(b"a", b"b") == files.digest(b"a", b"b")
+
+
+def test_digest_is_not_confused_by_concatenation():
+    parts = [(b"ab",), (b"a", b"b"), (b"", b"ab"), (b"ab", b""), (b"ab", b"", b""), (), (b"",)]
+    assert len({files.digest(*part) for part in parts}) == len(parts)
+
+
+@given(st.lists(st.binary(max_size=10)), st.lists(st.binary(max_size=10)))
+def test_different_parts_have_different_digests(one, other):
+    assert (files.digest(*one) == files.digest(*other)) == (one == other)
+
+
+HOLD = """
+import pathlib, sys, time
+from nblib.files import one_writer
+with one_writer(pathlib.Path(sys.argv[1])):
+    print("held", time.time(), flush=True)
+    sys.stdin.readline()
+    print("done", time.time(), flush=True)
+"""
+
+
+@pytest.fixture
+def hold():
+    """Start processes which hold a lock until they read a line; none outlives the test."""
+    started = []
+
+    def start(lock):
+        command = [sys.executable, "-c", HOLD, str(lock)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        started.append(subprocess.Popen(command, **pipes, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_one_writer_makes_two_processes_take_turns(tmp_path, hold):
+    lock = tmp_path / "deep" / "seed0.lock"
+    first = hold(lock)
+    assert first.stdout.readline().startswith("held")
+    second = hold(lock)
+    assert second.stdout.readline().startswith("seed0: another process")
+    time.sleep(0.1)
+    done = first.communicate("\n", timeout=30)[0].split()
+    held = second.communicate("\n", timeout=30)[0].split()
+    assert (done[0], held[0], held[2]) == ("done", "held", "done")
+    assert float(done[1]) <= float(held[1])
+    assert first.returncode == second.returncode == 0
+
+
+def test_a_killed_writer_leaves_no_stale_lock(tmp_path, hold):
+    first = hold(tmp_path / "seed0.lock")
+    assert first.stdout.readline().startswith("held")
+    second = hold(tmp_path / "seed0.lock")
+    assert "another process" in second.stdout.readline()
+    first.kill()
+    assert second.communicate("\n", timeout=30)[0].startswith("held")
+
+
+def test_an_exception_frees_the_lock(tmp_path, hold):
+    with pytest.raises(KeyError), files.one_writer(tmp_path / "x.lock"):
+        raise KeyError
+    assert hold(tmp_path / "x.lock").communicate("\n", timeout=30)[0].startswith("held")
+
+
+def test_other_locks_do_not_wait(tmp_path, hold):
+    with files.one_writer(tmp_path / "x.lock"):
+        assert hold(tmp_path / "y.lock").communicate("\n", timeout=30)[0].startswith("held")

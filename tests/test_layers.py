@@ -1,0 +1,262 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nblib.encodings import BinaryCode
+from nblib.layers import (
+    AttentionGate,
+    Critic,
+    Fuse,
+    LeakyReLU,
+    Placed,
+    Residual,
+    conv,
+    cut,
+    instance_norm,
+    paste,
+    up,
+)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def standardised(x):
+    """Instance norm without affine part, in NumPy."""
+    mean, variance = x.mean((2, 3), keepdims=True), x.var((2, 3), keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5)
+
+
+def one_by_one(layer, x):
+    """A 1x1 convolution as a matrix product, in NumPy."""
+    weight, bias = layer.weight[:, :, 0, 0].detach().numpy(), layer.bias.detach().numpy()
+    return np.einsum("oc,bchw->bohw", weight, x) + bias[:, None, None]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_instance_norm_is_torchs(affine):
+    ours, theirs = instance_norm(5, affine), nn.InstanceNorm2d(5, affine=affine)
+    if affine:
+        nn.init.normal_(ours.weight)
+        nn.init.normal_(ours.bias)
+        theirs.load_state_dict(ours.state_dict())
+    x = (3 * torch.randn(2, 5, 6, 7) + 4).requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    torch.testing.assert_close(ours(x), theirs(y), rtol=1e-5, atol=1e-5)
+    weight = torch.randn(2, 5, 6, 7)
+    (ours(x) * weight).sum().backward()
+    (theirs(y) * weight).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_instance_norm_scores_with_the_images_own_statistics():
+    norm = instance_norm(3)
+    first, second = torch.randn(1, 3, 4, 4), 5 + 2 * torch.randn(1, 3, 4, 4)
+    in_training = norm(first)
+    norm(second)
+    assert torch.equal(norm.eval()(first), in_training)
+    assert not list(norm.buffers())
+
+
+@pytest.mark.parametrize(
+    "block, shape",
+    [
+        (conv(2, 6, 7), (3, 6, 8, 12)),
+        (conv(2, 6, 3), (3, 6, 8, 12)),
+        (conv(2, 6, 4, 2), (3, 6, 4, 6)),
+        (up(2, 6), (3, 6, 16, 24)),
+        (Residual(2), (3, 2, 8, 12)),
+        (Fuse(2, 1), (3, 1, 8, 12)),
+    ],
+)
+def test_blocks_keep_halve_or_double_the_size(block, shape):
+    assert block(torch.randn(3, 2, 8, 12)).shape == shape
+
+
+def test_residual_and_fuse_are_the_formulas_of_the_layer_table():
+    f = nn.functional
+    x = torch.randn(2, 4, 6, 6)
+    block = Residual(4)
+    first, second = block.inner[0].weight, block.outer[0].weight
+    h = torch.relu(f.instance_norm(f.conv2d(x, first, padding=1)))
+    expected = x + f.instance_norm(f.conv2d(h, second, padding=1))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+    block = Fuse(4, 2)
+    first, second = block.inner[0].weight, block.outer[0].weight
+    h = torch.relu(f.instance_norm(f.conv2d(x, first, padding=1)))
+    expected = h + f.instance_norm(f.conv2d(h, second, padding=1))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_patches_are_slices_image_after_image_and_row_after_row():
+    x = torch.randn(2, 3, 6, 12)
+    patches = cut(x, 3)
+    assert patches.shape == (18, 3, 2, 4)
+    for image in range(2):
+        for row in range(3):
+            for column in range(3):
+                patch = x[image, :, 2 * row : 2 * row + 2, 4 * column : 4 * column + 4]
+                assert torch.equal(patches[9 * image + 3 * row + column], patch)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_paste_is_the_inverse_of_cut(grid):
+    x = torch.randn(3, 2, 8, 16)
+    assert torch.equal(paste(cut(x, grid), grid), x)
+    patches = torch.randn(2 * grid**2, 3, 4, 5)
+    assert torch.equal(cut(paste(patches, grid), grid), patches)
+
+
+def test_a_grid_of_one_does_not_cut():
+    x = torch.randn(2, 1, 4, 4)
+    assert torch.equal(cut(x, 1), x)
+
+
+def small_critic(activation):
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 4, 2, 1), activation, nn.Conv2d(4, 8, 4, 2, 1), activation,
+        nn.Conv2d(8, 1, 3, 1, 1),
+    ).double()  # fmt: skip
+
+
+def test_leaky_relu_has_torchs_values_and_gradients():
+    x = torch.tensor([-2.0, -0.5, 0.0, 0.25, 3.0], requires_grad=True)
+    y = LeakyReLU(0.01)(x)
+    assert y.tolist() == pytest.approx([-0.02, -0.005, 0, 0.25, 3])
+    y.sum().backward()
+    assert x.grad[[0, 1, 3, 4]].tolist() == pytest.approx([0.01, 0.01, 1, 1])
+
+    x = torch.randn(4, 2, 16, 16, dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for D in small_critic(LeakyReLU(0.25)), small_critic(nn.LeakyReLU(0.25)):
+        out = D(x).square().sum()
+        gradients.append([out, *torch.autograd.grad(out, [x, *D.parameters()])])
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_leaky_relu_gives_the_gradient_penalty_torchs_weight_gradients():
+    x = torch.randn(4, 2, 16, 16, dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for D in small_critic(LeakyReLU(0.25)), small_critic(nn.LeakyReLU(0.25)):
+        (slope,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
+        penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
+        weights = [p for p in D.parameters() if p.ndim == 4]
+        gradients.append(torch.autograd.grad(penalty, weights))
+    assert all(g.abs().max() > 1e-3 for g in gradients[0])
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_the_published_critic_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        D = Critic(64, channels=1, width=64, n_layers=6)
+    assert sum(p.numel() for p in D.parameters()) == 44_719_040
+
+
+def test_a_critic_has_the_parameters_that_one_counts_by_hand():
+    D = Critic(32, channels=3, width=4, n_layers=2)
+    first, second, head = 3 * 4 * 16 + 4, 4 * 8 * 16 + 8, 8 * 9
+    assert sum(p.numel() for p in D.parameters()) == first + second + head
+
+
+@pytest.mark.parametrize(
+    "size, layers, side", [(64, 6, 1), (64, 4, 4), (32, 4, 2), (96, 5, 3), (128, 6, 2)]
+)
+def test_a_critic_answers_with_a_map_smaller_by_two_to_the_layers(size, layers, side):
+    D = Critic(size, channels=2, width=1, n_layers=layers)
+    assert D(torch.randn(3, 2, size, size)).shape == (3, 1, side, side)
+
+
+def test_a_critic_starts_with_kaiming_weights_and_zero_biases():
+    D = Critic(16, width=16, n_layers=4)
+    for i, layer in enumerate(m for m in D.modules() if isinstance(m, nn.Conv2d)):
+        fan_in = layer.weight[0].numel()
+        expected = np.sqrt(2 / (1 + 0.01**2) / fan_in)
+        tolerance = 4 / np.sqrt(2 * layer.weight.numel())
+        assert layer.weight.std().item() == pytest.approx(expected, rel=tolerance)
+        assert (layer.bias is None) == (i == 4)
+        assert layer.bias is None or not layer.bias.any()
+
+
+def test_a_critic_computes_in_single_precision_inside_autocast():
+    D, x = Critic(16, width=8, n_layers=3), torch.randn(2, 1, 16, 16)
+    expected = D(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert nn.functional.conv2d(x, D.layers[0].weight).dtype == torch.bfloat16
+        inside, from_half = D(x), D(x.bfloat16())
+    assert inside.dtype == from_half.dtype == torch.float32
+    assert torch.equal(inside, expected)
+    torch.testing.assert_close(from_half, D(x.bfloat16().float()))
+
+
+@pytest.mark.parametrize("size, layers, most", [(32, 6, 5), (48, 6, 5), (8, 4, 3)])
+def test_a_size_too_small_for_a_critic_is_refused_with_the_layers_it_allows(size, layers, most):
+    with pytest.raises(ValueError, match=f"at least {2**layers} pixels; got {size}") as error:
+        Critic(size, width=1, n_layers=layers)
+    allowed = int(re.search(r"at most (\d+) layers", str(error.value))[1])
+    assert allowed == most
+    assert Critic(size, width=1, n_layers=allowed)(torch.zeros(1, 1, size, size)).numel() > 0
+
+
+def codes(patches, h, w):
+    numbers = np.array([[p >> 2 & 1, p >> 1 & 1, p & 1] for p in range(patches)], np.float32)
+    return np.broadcast_to(numbers[:, :, None, None], (patches, 3, h, w))
+
+
+@pytest.mark.parametrize("acts", [False, True])
+def test_placed_mixes_each_patchs_code_into_its_features(acts):
+    placed = Placed(6, BinaryCode(4), acts)
+    x = torch.randn(8, 6, 3, 5)
+    features = standardised(x.numpy()) if acts else x.numpy()
+    both = np.concatenate([features, np.tile(codes(4, 3, 5), (2, 1, 1, 1))], 1)
+    mixed = one_by_one(placed.mix, both)
+    expected = np.maximum(mixed if acts else standardised(mixed), 0)
+    np.testing.assert_allclose(placed(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("acts, least, most", [(False, 0, 1e-5), (True, 1e-2, np.inf)])
+def test_a_constant_code_acts_only_behind_the_norm(acts, least, most):
+    placed = Placed(6, BinaryCode(4), acts)
+    x = torch.randn(4, 6, 8, 8)
+    before = placed(x)
+    placed.place.code.copy_(placed.place.code.flip(0))
+    assert least <= (placed(x) - before).abs().max() <= most
+
+
+def test_placed_without_a_place_is_convolution_norm_and_relu():
+    placed, x = Placed(6, None, acts=False), torch.randn(4, 6, 3, 3)
+    assert placed.mix.weight.shape == (6, 6, 1, 1)
+    expected = np.maximum(standardised(one_by_one(placed.mix, x.numpy())), 0)
+    np.testing.assert_allclose(placed(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_attention_gate_is_its_formula():
+    gate = AttentionGate(6)
+    deeper, skip = torch.randn(3, 6, 8, 8), torch.randn(3, 6, 8, 8)
+    d = standardised(one_by_one(gate.of_deeper[0], deeper.numpy()))
+    s = standardised(one_by_one(gate.of_skip[0], skip.numpy()))
+    alpha = sigmoid(standardised(one_by_one(gate.to_map[0], np.maximum(d + s, 0))))
+    found = gate.attention(deeper, skip)
+    assert found.shape == (3, 1, 8, 8)
+    np.testing.assert_allclose(found.detach().numpy(), alpha, rtol=1e-4, atol=1e-5)
+    passed = gate(deeper, skip).detach().numpy()
+    np.testing.assert_allclose(passed, skip.numpy() * alpha, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gate_is_half_open_on_average_in_every_patch_however_its_bias_stands():
+    gate = AttentionGate(16)
+    nn.init.constant_(gate.to_map[0].bias, -50)
+    alpha = gate.attention(3 + torch.randn(6, 16, 16, 16), 5 * torch.randn(6, 16, 16, 16))
+    assert alpha.min() > 0 and alpha.max() < 1
+    assert alpha.std() > 0.1
+    assert (alpha.mean((1, 2, 3)) - 0.5).abs().max() < 0.05

@@ -1,0 +1,447 @@
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from nblib import budgets, datasets, runs
+from nblib.files import root
+from nblib.methods import METHODS
+from nblib.runs import RunError, code_digest, run
+
+WRITTEN = ["config.json", "history.csv", "maps.npz", "metrics.json", "scores.csv", "checkpoint.pt"]
+FAST = dict(steps=2, critic_layers=4, batch_size=2, width=2)
+COUNTS = {
+    "train/0": 24, "train/unlabeled/0": 4, "train/unlabeled/1": 4, "test/0": 5, "test/1": 5
+}  # fmt: skip
+
+
+def write_set(folder, size=32):
+    """Random images, two a patient; patients are numbered 001, 002, ... over the whole set."""
+    random = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    split, rows = {"train": {"unlabeled": {}}, "test": {}}, ["image,patient"]
+    patient = 0
+    for key, count in COUNTS.items():
+        *path, last = key.split("/")
+        names = [f"{key.replace('/', '_')}_{i}.png" for i in range(count)]
+        for i, name in enumerate(names):
+            pixels = random.integers(0, 256, (size, size), np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / name)
+            patient += i % 2 == 0
+            rows.append(f"{name},{patient:03d}")
+        place = split
+        for word in path:
+            place = place[word]
+        place[last] = names
+    (folder / "data.json").write_text(json.dumps(split))
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def set_folder(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("sets") / "noise")
+
+
+@pytest.fixture
+def dataset(set_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("NBLIB_ROOT", str(tmp_path / "project"))
+    return datasets.load(set_folder, size=32)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A project folder in which runs are made once and looked at by several tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBLIB_ROOT", str(tmp_path_factory.mktemp("home")))
+        yield root()
+
+
+@pytest.fixture(scope="module")
+def noise(home, set_folder):
+    return datasets.load(set_folder, size=32)
+
+
+@pytest.fixture(scope="module")
+def mean_image(noise):
+    return run("mean_image", noise, "smoke")
+
+
+@pytest.fixture(scope="module")
+def sagan(noise):
+    return run("sagan", noise, "smoke", seed=3, variant="fast", **FAST)
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError("it trained")
+
+
+# What a run writes
+
+
+def test_a_run_lies_in_the_folder_of_its_names(sagan, home):
+    assert sagan.folder == home / "data/runs/noise/smoke/sagan/fast/seed3"
+
+
+@pytest.mark.parametrize("which", ["mean_image", "sagan"])
+def test_everything_is_written_and_nothing_temporary_is_left(which, request):
+    folder = request.getfixturevalue(which).folder
+    assert sorted(file.name for file in folder.iterdir()) == sorted(WRITTEN)
+
+
+def test_metrics_are_written_last(dataset, monkeypatch):
+    order = []
+    replace = os.replace
+
+    def noted(source, target):
+        order.append(os.path.basename(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    run("mean_image", dataset, "smoke")
+    assert order[0] == "config.json" and order[-1] == "metrics.json"
+    assert set(order) == set(WRITTEN)
+
+
+def test_scores_name_each_image_its_patient_part_and_label(sagan, noise):
+    scores = sagan.scores
+    assert list(scores) == ["image", "patient", "part", "label", "score"]
+    counts = scores.groupby("part").size().to_dict()
+    held = noise.hold_out(3, 0.1)
+    assert counts == {"held_out_normal": len(held.held_normal), "unlabeled": 8, "test": 10}
+    assert set(scores["image"][scores["part"] == "held_out_normal"]) == set(held.held_normal.names)
+    for part in ("unlabeled", "test"):
+        rows = scores[scores["part"] == part]
+        assert list(rows["image"]) == list(getattr(noise, part).names)
+        assert list(rows["label"]) == ["_1_" in name for name in rows["image"]]
+    assert not scores["label"][scores["part"] == "held_out_normal"].any()
+    assert np.isfinite(scores["score"]).all()
+
+
+def test_patients_stay_text_with_their_zeros(sagan, noise):
+    scores = sagan.scores
+    assert scores["patient"].map(type).eq(str).all()
+    assert scores["patient"].str.fullmatch(r"\d{3}").all()
+    assert "007" in set(pd.concat([scores["patient"], pd.Series(noise.normal.patients)]))
+    table = dict(zip(noise.test.names, noise.test.patients, strict=True))
+    tested = scores[scores["part"] == "test"]
+    assert list(tested["patient"]) == [table[name] for name in tested["image"]]
+
+
+def test_a_patient_007_is_read_back_as_text(tmp_path):
+    file = tmp_path / "scores.csv.gz"
+    row = {"image": "0012", "patient": "007", "part": "test", "label": 1, "score": 0.25}
+    pd.DataFrame([row]).to_csv(file, index=False)
+    assert runs.read_scores(file).iloc[0].to_dict() == row
+
+
+def test_metrics_are_scikit_learns_of_the_test_scores(sagan):
+    tested = sagan.scores[sagan.scores["part"] == "test"]
+    labels, scores = tested["label"], tested["score"]
+    assert sagan.metrics["auc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert sagan.metrics["ap"] == pytest.approx(average_precision_score(labels, scores))
+    assert sagan.metrics["images"] == 10
+    assert sagan.metrics["patients"] == tested["patient"].nunique() == 6
+    assert sagan.metrics["score"] == "residual" and sagan.metrics["steps"] == 2
+    assert sagan.metrics["parameters"] == sum(p.numel() for p in sagan.method().parameters())
+
+
+def test_maps_are_those_of_the_test_images_in_half_precision(mean_image, noise):
+    tested = mean_image.scores[mean_image.scores["part"] == "test"]["score"]
+    maps = mean_image.maps
+    assert maps["test_map"].shape == (10, 32, 32)
+    np.testing.assert_allclose(maps["test_map"].mean((1, 2)), tested, rtol=1e-3)
+    x = noise.test.images / 127.5 - 1
+    expected = np.abs(x - maps["test_restored"]).mean(1) / 2
+    np.testing.assert_allclose(maps["test_map"], expected, atol=2e-3)
+    assert maps["held_map"].shape == (len(noise.hold_out(0, 0.1).held_normal), 32, 32)
+
+
+def test_a_method_without_maps_has_none(dataset):
+    assert run("mean_intensity", dataset, "smoke").maps == {}
+
+
+def test_the_history_is_that_of_the_training(sagan):
+    assert list(sagan.history["step"]) == [1, 2]
+    assert {"D.adversarial", "G.reconstruction", "aucp"} <= set(sagan.history)
+
+
+def test_the_history_of_a_method_that_does_not_train_is_empty(mean_image):
+    assert len(mean_image.history) == 0
+
+
+def test_the_configuration_has_every_argument_resolved(sagan):
+    config = sagan.config
+    expected = budgets.arguments("sagan", "smoke", 32, 1, **FAST)
+    plain = {k: getattr(v, "__name__", v) for k, v in expected.items()}
+    assert config["arguments"] == plain
+    assert plain["place"] == "BinaryCode" and plain["gate"] == "AttentionGate"
+    assert config["arguments"]["steps"] == 2 and config["arguments"]["lambda_gp"] == 10
+    assert (config["method"], config["budget"], config["variant"]) == ("sagan", "smoke", "fast")
+    assert (config["seed"], config["choice"], config["held_out"]) == (3, "last", 0.1)
+    assert (config["set"], config["size"], config["channels"]) == ("noise", 32, 1)
+    assert config["code"] == code_digest("sagan")
+    assert config["versions"]["torch"] == torch.__version__
+    assert config["precision"] in ("fp32", "bf16") and config["threads"] >= 1
+
+
+# Reuse
+
+
+def test_a_finished_run_is_taken_from_its_folder(sagan, noise, monkeypatch):
+    before = contents(sagan.folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "fit", refuse)
+        again = run("sagan", noise, "smoke", seed=3, variant="fast", **FAST)
+    assert again == sagan
+    assert contents(sagan.folder) == before
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(held_out=0.2), "held_out"),
+        (dict(choice="aucp"), "choice"),
+        (dict(lr=0.5), "arguments"),
+    ],
+)
+def test_a_finished_run_of_another_configuration_is_refused_and_unchanged(
+    sagan, noise, change, named
+):
+    before = contents(sagan.folder)
+    with pytest.raises(RunError, match=rf"another {named}\b"):
+        run("sagan", noise, "smoke", seed=3, variant="fast", **FAST | change)
+    assert contents(sagan.folder) == before
+    assert [f.name for f in sagan.folder.parent.iterdir() if f.is_dir()] == ["seed3"]
+
+
+def test_a_finished_run_on_other_images_is_refused(dataset, set_folder):
+    run("mean_image", dataset, "smoke")
+    with pytest.raises(RunError, match="size"):
+        run("mean_image", datasets.load(set_folder, size=16), "smoke")
+
+
+def test_a_finished_run_of_other_code_is_kept_and_said(mean_image, noise, monkeypatch, capsys):
+    before = contents(mean_image.folder)
+    monkeypatch.setenv("NBLIB_ROOT", str(mean_image.folder.parents[5]))
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "code_digest", lambda method: "another")
+        patch.setattr(runs, "fit", refuse)
+        assert run("mean_image", noise, "smoke") == mean_image
+    assert "another version of the code" in capsys.readouterr().out
+    assert contents(mean_image.folder) == before
+
+
+def test_parts_are_not_chosen_by_an_override(dataset):
+    with pytest.raises(ValueError, match="METHODS"):
+        run("sagan", dataset, "smoke", gate=torch.nn.Identity)
+
+
+# Runs that were cut off
+
+
+class Killed(Exception):
+    pass
+
+
+def cut_off(monkeypatch, dataset, at=5, **arguments):
+    """Start a run of SAGAN and kill it at a step after its checkpoint of step 4."""
+
+    class Dying(METHODS["sagan"]):
+        def after_step(self, step):
+            if step == at:
+                raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setitem(runs.METHODS, "sagan", partial(Dying))
+        patch.setattr(budgets, "method_class", lambda name: METHODS["sagan"].func.__base__)
+        with pytest.raises(Killed):
+            run("sagan", dataset, "smoke", **FAST | dict(steps=8) | arguments)
+    return runs.folder(dataset.name, "smoke", "sagan", 0)
+
+
+def test_a_run_that_was_cut_off_goes_on_and_scores_as_if_it_had_not_been(dataset, monkeypatch):
+    settings = FAST | dict(steps=8)
+    whole = run("sagan", dataset, "smoke", variant="whole", **settings)
+    here = cut_off(monkeypatch, dataset)
+    assert sorted(f.name for f in here.iterdir()) == ["checkpoint.pt", "config.json"]
+    assert torch.load(here / "checkpoint.pt")["step"] == 4
+    started = []
+
+    def noted(method, *args, **kwargs):
+        started.append(torch.load(here / "checkpoint.pt")["step"])
+        return fit(method, *args, **kwargs)
+
+    fit = runs.fit
+    monkeypatch.setattr(runs, "fit", noted)
+    resumed = run("sagan", dataset, "smoke", **settings)
+    assert started == [4]
+    assert (resumed.folder / "scores.csv").read_text() == (whole.folder / "scores.csv").read_text()
+    assert resumed.history.equals(whole.history)
+
+
+def test_an_unfinished_run_of_another_configuration_is_set_aside(dataset, monkeypatch, capsys):
+    here = cut_off(monkeypatch, dataset)
+    before = contents(here)
+    finished = run("sagan", dataset, "smoke", **FAST)
+    aside = here.with_name("seed0.aside1")
+    assert contents(aside) == before
+    assert str(aside) in capsys.readouterr().out
+    assert finished.folder == here and finished.config["arguments"]["steps"] == 2
+
+
+def test_unfinished_runs_of_other_code_are_set_aside_one_by_one(dataset, monkeypatch):
+    kept = []
+    for code in "first", "second":
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "code_digest", lambda method, code=code: code)
+            here = cut_off(monkeypatch, dataset, at=4)
+            kept.append(contents(here))
+    run("sagan", dataset, "smoke", **FAST)
+    assert contents(here.with_name("seed0.aside1")) == kept[0]
+    assert contents(here.with_name("seed0.aside2")) == kept[1]
+
+
+TWO = """
+import sys, torch
+torch.set_num_threads(1)
+from nblib import datasets, runs
+dataset = datasets.load(sys.argv[1], size=32)
+fit = runs.fit
+def noted(*args, **kwargs):
+    print("trained")
+    return fit(*args, **kwargs)
+runs.fit = noted
+print("ready", flush=True)
+sys.stdin.readline()
+run = runs.run("mean_image", dataset, "smoke")
+print("auc", run.metrics["auc"])
+"""
+
+
+def test_two_processes_at_once_write_one_run(set_folder, tmp_path):
+    environment = os.environ | {"NBLIB_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(set_folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env=environment,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sum("trained" in out for out, _ in outputs) == 1
+    assert len({out.split("auc ")[1] for out, _ in outputs}) == 1
+    folder = tmp_path / "data/runs/noise/smoke/mean_image/base"
+    assert sorted(f.name for f in (folder / "seed0").iterdir()) == sorted(WRITTEN)
+    assert [f.name for f in folder.iterdir() if f.is_dir()] == ["seed0"]
+
+
+# A run's method
+
+
+@pytest.mark.parametrize("which", ["mean_image", "sagan"])
+def test_the_method_of_a_run_scores_as_the_run_did(which, request, noise):
+    finished = request.getfixturevalue(which)
+    method = finished.method()
+    assert not method.training
+    x = torch.from_numpy(noise.test.images / np.float32(127.5) - 1)
+    with torch.no_grad():
+        scores = next(iter(method.detect(x).scores.values())).numpy()
+    stored = finished.scores[finished.scores["part"] == "test"]["score"]
+    np.testing.assert_allclose(scores, stored, rtol=1e-5)
+
+
+def test_the_method_of_a_run_without_a_place_has_none(dataset):
+    finished = run("sagan", dataset, "smoke", variant="no_place", **FAST, place=None)
+    assert finished.config["arguments"]["place"] is None
+    method = finished.method()
+    assert method.G.encoder.place1.place is None
+
+
+# The digest of the code
+
+
+@pytest.fixture
+def digest_of(tmp_path, monkeypatch):
+    """digest_of(text) -> code_digest of a method whose only source file has this text."""
+    file = tmp_path / "source.py"
+    monkeypatch.setattr(runs, "sources", lambda method: [file])
+
+    def digest(text):
+        file.write_text(text)
+        return code_digest("sagan")
+
+    return digest
+
+
+PLAIN = '"""About."""\n\n\ndef f(x):\n    """Once."""\n    return x + 1\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN.replace("Once", "Twice"),
+        PLAIN.replace("About", "Something else"),
+        PLAIN.replace("x + 1", "(x\n            + 1)  # one more"),
+        "# A note.\n" + PLAIN,
+        PLAIN.replace('    """Once."""\n', ""),
+        PLAIN.replace('"""About."""\n', ""),
+    ],
+    ids=["docstring", "module's docstring", "layout", "comment", "none", "module's none"],
+)
+def test_comments_docstrings_and_layout_do_not_count_as_code(digest_of, text):
+    assert text != PLAIN
+    assert digest_of(text) == digest_of(PLAIN)
+
+
+@pytest.mark.parametrize(
+    "text", [PLAIN.replace("1", "2"), PLAIN.replace("x", "y"), PLAIN + "f(0)\n"]
+)
+def test_any_change_of_code_counts(digest_of, text):
+    assert digest_of(text) != digest_of(PLAIN)
+
+
+def test_a_string_that_the_code_uses_counts(digest_of):
+    assert digest_of("a = 'one'\n") != digest_of("a = 'two'\n")
+
+
+def test_a_method_depends_on_its_own_file_and_on_what_trains_it():
+    names = {"/".join(file.parts[-2:]) for file in runs.sources("pca16")}
+    assert {"methods/trivial.py", "nblib/training.py", "nblib/layers.py"} <= names
+    assert "methods/sagan.py" not in names
+    assert "methods/sagan.py" in {"/".join(f.parts[-2:]) for f in runs.sources("sagan")}
+    assert all(file.is_file() for file in runs.sources("sagan"))
+
+
+def test_files_that_only_show_results_are_no_sources():
+    names = {file.name for file in runs.sources("sagan")}
+    assert not names & {"metrics.py", "runs.py", "progress.py"}
+
+
+# Held-out images
+
+
+def test_a_run_without_held_out_images_has_no_threshold(dataset):
+    finished = run("mean_image", dataset, "smoke", held_out=0)
+    assert set(finished.scores["part"]) == {"unlabeled", "test"}
+    assert finished.metrics["threshold"] is None and finished.metrics["sensitivity"] is None
+    assert 0 <= finished.metrics["auc"] <= 1
