@@ -4,9 +4,11 @@ A table holds one set and one budget. Every number in it can be made again from 
 scores of its runs: those of `data/runs`, or those kept in `data/scores` and committed.
 
     python -m nblib.report keep SET BUDGET      copies the scores of finished runs to data/scores
+    python -m nblib.report readme               puts the committed tables into README.md
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +26,8 @@ from nblib.runs import Run, read_scores
 REFERENCES = ("nearest_normals", "known_against_unlabeled")
 """Fixed beforehand: one for methods that learn from known normals, one for those that use U."""
 
-PUBLISHED = Path(__file__).parent.parent / "data" / "published.csv"
+PROJECT = Path(__file__).parent.parent
+PUBLISHED = PROJECT / "data" / "published.csv"
 
 
 class Result(NamedTuple):
@@ -232,6 +235,21 @@ def numbers(run: Run) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def with_tables(text: str) -> str:
+    """A page whose blocks `<!-- table SET BUDGET -->` ... `<!-- end -->` hold the written tables.
+
+    Nobody types a number: each block is made from `figures/<set>/<budget>/results.csv`.
+    """
+
+    def block(match: re.Match) -> str:
+        rows = pd.read_csv(PROJECT / "figures" / match[1] / match[2] / "results.csv")
+        printed = for_print(rows)[["method", "learns from", "seeds", "AUC", "sd of seeds", "AP"]]
+        words = printed.to_markdown(index=False, disable_numparse=True)
+        return f"<!-- table {match[1]} {match[2]} -->\n{words}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\S+) (\S+) -->.*?<!-- end -->", block, text, flags=re.DOTALL)
+
+
 def keep(data: str, budget: str) -> list[Path]:
     """Copy the scores, config and metrics of finished runs to data/scores, to be committed."""
     files = []
@@ -263,8 +281,18 @@ def _order(method: str) -> int:
     return list(METHODS).index(method)
 
 
+def main(words: list[str]) -> None:
+    """The two commands of the module's docstring."""
+    if words[:1] == ["keep"] and len(words) == 3:
+        print(*keep(*words[1:]), sep="\n")
+    elif words == ["readme"]:
+        page = PROJECT / "README.md"
+        text = with_tables(page.read_text())
+        with written_whole(page, "w") as file:
+            file.write(text)
+    else:
+        sys.exit(__doc__)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] != "keep":
-        sys.exit("usage: python -m nblib.report keep SET BUDGET")
-    for written in keep(*sys.argv[2:]):
-        print(written)
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What the tests share: a project folder of their own, small sets, real sets where there are any."""
+"""What the tests share: a project folder of their own, small sets, real sets where given."""
 
 import csv
 import json
@@ -8,9 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 torch.set_num_threads(1)
+# A test may take as long as a busy machine needs.
+settings.register_profile(
+    "nblib", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60
+)
+settings.load_profile("nblib")
 
 LISTS = {"train/0": 4, "train/unlabeled/0": 3, "train/unlabeled/1": 3, "test/0": 3, "test/1": 3}
 

@@ -1,5 +1,6 @@
 import dataclasses
 import fractions
+import itertools
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -18,9 +19,6 @@ from nblib import datasets
 from nblib.datasets import DatasetError, load, load_labels
 
 PARTS = ("normal", "unlabeled", "test")
-UNHURRIED = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
 
 
 def split_of(folder):
@@ -189,7 +187,6 @@ TEXT = st.text(
 )
 
 
-@UNHURRIED
 @settings(max_examples=40)
 @given(folder=TEXT.filter(lambda t: t.strip(".")), stems=st.lists(TEXT, min_size=5, max_size=5))
 def test_names_and_folders_may_hold_spaces_and_any_script(tmp_path_factory, folder, stems):
@@ -1079,7 +1076,6 @@ def assert_loads_or_says_why(folder):
         assert sum(len(getattr(dataset, part)) for part in PARTS) == 10
 
 
-@UNHURRIED
 @settings(max_examples=150)
 @given(path=st.sampled_from(list(nodes(WHOLE))), value=VALUES)
 def test_any_value_anywhere_in_data_json_loads_or_says_why(whole_set, path, value):
@@ -1093,7 +1089,6 @@ def test_any_value_anywhere_in_data_json_loads_or_says_why(whole_set, path, valu
     assert_loads_or_says_why(whole_set)
 
 
-@UNHURRIED
 @settings(max_examples=60)
 @given(cut=st.integers(0, 300), junk=st.binary(max_size=10))
 def test_any_damage_to_the_text_of_data_json_loads_or_says_why(whole_set, cut, junk):
@@ -1105,7 +1100,6 @@ def test_any_damage_to_the_text_of_data_json_loads_or_says_why(whole_set, cut, j
         assert "data.json" in str(error)
 
 
-@UNHURRIED
 @settings(max_examples=30)
 @given(st.binary(max_size=40))
 def test_bytes_that_are_no_json_are_an_error(whole_set, content):
@@ -1205,7 +1199,7 @@ def test_size_stays_constant_over_ratios_and_the_share_is_right(mixed_set, size)
 def test_abnormal_images_of_smaller_ratios_are_among_those_of_larger_ones(mixed_set):
     folder, _, unlabeled = mixed_set
     sets = [mix(folder, ratio, 30) for ratio in (0, 0.1, 0.2, 0.4, 0.6, 0.8, 1)]
-    for smaller, larger in zip(sets, sets[1:], strict=False):
+    for smaller, larger in itertools.pairwise(sets):
         assert smaller & set(unlabeled["1"]) < larger & set(unlabeled["1"])
         assert larger & set(unlabeled["0"]) < smaller & set(unlabeled["0"])
 
@@ -1422,8 +1416,8 @@ def lesion(size=32, seed=0):
     return mask
 
 
-def mask_at(make_set, mask, size=16, name="test_1_0.png", image_format="L"):
-    folder = make_set(masks={name: mask})
+def mask_at(make_set, mask, size=16):
+    folder = make_set(masks={"test_1_0.png": mask})
     dataset = load(folder, size)
     labels = load_labels(dataset)
     place = list(dataset.test.names).index("test_1_0.png")

@@ -1,0 +1,416 @@
+"""The batch: what is planned, what survives a kill, what reaches Slurm.
+
+Batches run a copy of the package and of the Snakefile, with notebooks that only make a run, in
+roots of their own.
+"""
+
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
+
+from nblib import files, phantom, runs
+from nblib.datasets import LISTS
+from nblib.methods import METHODS
+
+PROJECT = Path(__file__).parent.parent
+NOTEBOOK = """from nblib import datasets, runs
+assert seed != 99, "made to fail"
+runs.run({method}, datasets.load(data), budget, seed)"""
+# A run of the budget `smoke` is over before it can be killed: the copy's `quick` is as small, but
+# has so many steps that it writes a dozen checkpoints in some seconds.
+SLOW = 'BUDGETS["quick"] = {SAGAN: BUDGETS["smoke"][SAGAN] | dict(steps=240)}\n'
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the package and the Snakefile, with small notebooks."""
+    copy = tmp_path_factory.mktemp("project")
+    ignored = shutil.ignore_patterns("__pycache__", "*.ipynb")
+    for name in ("nblib", "notebooks"):
+        shutil.copytree(PROJECT / name, copy / name, ignore=ignored)
+    with open(copy / "nblib" / "budgets.py", "a") as file:
+        file.write(SLOW)
+    write_notebook(copy / "notebooks" / "22_sagan.ipynb", '"sagan"')
+    write_notebook(copy / "notebooks" / "02_trivial_baselines.ipynb", "method")
+    return copy
+
+
+def write_notebook(file, method):
+    parameters = 'data = "phantom"\nbudget = "quick"\nseed = 0\n'
+    parameters += 'method = "pca16"' * (method == "method")
+    nb = new_notebook()
+    nb.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nb.cells = [
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        new_code_cell(NOTEBOOK.format(method=method)),
+    ]
+    nbformat.write(nb, file)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A set of random pictures."""
+    folder = tmp_path_factory.mktemp("sets") / "tiny"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    split = {"train": {"unlabeled": {}}, "test": {}}
+    for key in LISTS:
+        names = [f"{key.replace('/', '_')}_{i}.png" for i in range(24)]
+        for name in names:
+            image = rng.integers(256, size=(64, 64), dtype=np.uint8)
+            Image.fromarray(image).save(folder / "images" / name)
+        *path, label = key.split("/")
+        part = split
+        for word in path:
+            part = part[word]
+        part[label] = names
+    files.write_json(folder / "data.json", split)
+    return folder
+
+
+@pytest.fixture
+def mark():
+    """A mark in the environment of all that a test starts; what still runs is ended behind it."""
+    mark = uuid.uuid4().hex
+    yield mark
+    for process in marked(mark):
+        process.kill()
+
+
+def marked(mark, *words):
+    """The processes that carry `mark` and whose command line contains all of `words`."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            carries = process.environ().get("NBLIB_TEST_MARK") == mark
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if carries and process.status() != psutil.STATUS_ZOMBIE and all(w in line for w in words):
+            found.append(process)
+    return found
+
+
+def command(project, *targets, data="phantom", budget="smoke", seeds="0"):
+    """What the Makefile calls; config comes last, since it takes all words behind it."""
+    snakefile = project / "notebooks" / "Snakefile"
+    start = [sys.executable, "-m", "snakemake", "-s", snakefile, "--nolock", "-j", "2"]
+    return [*start, *targets, "--config", f"data={data}", f"budget={budget}", f"seeds={seeds}"]
+
+
+def environment(project, root, mark="", **more):
+    own = {"PYTHONPATH": str(project), "NBLIB_ROOT": str(root), "NBLIB_TEST_MARK": mark}
+    return {k: v for k, v in os.environ.items() if k != "NBLIB_SETS"} | own | more
+
+
+def batch(project, root, *targets, mark="", **config):
+    """Run a batch to its end; returns its exit code and all that it printed."""
+    done = subprocess.run(
+        command(project, *targets, **config),
+        cwd=root.parent,
+        env=environment(project, root, mark),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+def start(project, root, output, mark, *targets, **config):
+    """Start a batch in a session of its own and return its process."""
+    with open(output, "w") as file:
+        return subprocess.Popen(
+            command(project, *targets, **config),
+            cwd=root.parent,
+            env=environment(project, root, mark),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_for(condition, process, output):
+    """Wait until `condition()`, for as long as `process` runs."""
+    while not condition():
+        assert process.poll() is None, output.read_text()
+        time.sleep(0.05)
+
+
+def folder(root, method, budget, seed=0):
+    return root / "data" / "runs" / "tiny" / budget / method / "base" / f"seed{seed}"
+
+
+def metrics(root, method, budget, seed=0):
+    return folder(root, method, budget, seed) / "metrics.json"
+
+
+def planned(output):
+    """The runs that a dry run plans."""
+    return set(re.findall(r"Job \d+: (\w+) on", output))
+
+
+def same_numbers(one, other):
+    return all(
+        (one / name).read_bytes() == (other / name).read_bytes()
+        for name in ("history.csv", "scores.csv")
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(project, tiny, tmp_path_factory):
+    """The root of a batch of two runs that nobody disturbed, and the batch's targets."""
+    root = tmp_path_factory.mktemp("finished") / "root"
+    targets = [metrics(root, method, "quick") for method in ("sagan", "mean_image")]
+    code, output = batch(project, root, *targets, data=tiny, budget="quick")
+    assert code == 0, output
+    return root, targets
+
+
+def test_a_batch_plans_every_run_page_and_table(tmp_path, tiny):
+    """On the committed notebooks: two sets, two seeds."""
+    code, output = batch(PROJECT, tmp_path / "root", "-n", data=f"phantom,{tiny}", seeds="0,1")
+    assert code == 0, output
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
+    assert counts["draw_phantom"] == "1"
+    assert counts["results"] == "2"
+    assert counts["page"] == str(2 * len(re.findall(r"Job \d+: 0[014]_\w+ on tiny", output)))
+    made = re.findall(r"Job \d+: (\w+) on (\w+), smoke, seed (\d)", output)
+    methods = {method for method, _, _ in made}
+    assert len(made) == len(set(made)) == len(methods) * 4
+    assert methods <= set(METHODS)
+    assert {"sagan", "mean_intensity", "known_against_unlabeled"} <= methods
+    assert not list((tmp_path / "root").rglob("*.json")), "a dry run writes nothing"
+
+
+def test_every_committed_notebook_is_in_the_batch():
+    text = (PROJECT / "notebooks" / "Snakefile").read_text()
+    for file in (PROJECT / "notebooks").glob("[0-5][0-9]_*.ipynb"):
+        assert f'"{file.stem}"' in text or f"{file.stem}.ipynb" in text, f"add {file.stem}"
+
+
+@pytest.mark.parametrize(
+    "config, sentence",
+    [
+        ({"budget": "fast"}, "There is no budget 'fast'. There are: smoke, "),
+        ({"data": "sets/none"}, "There is no set '{here}/sets/none': looked for {here}/sets/none."),
+    ],
+)
+def test_a_misspelt_set_or_budget_stops_with_one_sentence(project, tmp_path, config, sentence):
+    code, output = batch(project, tmp_path / "root", **config)
+    assert code == 1
+    assert output.splitlines()[-1].startswith(sentence.format(here=tmp_path))
+    assert "Traceback" not in output
+
+
+def test_runs_executed_copies_and_pages_are_where_they_belong(finished):
+    root, targets = finished
+    for target in targets:
+        assert runs.Run(target.parent).metrics["auc"]["value"] >= 0
+    executed = root / "data" / "executed" / "tiny" / "quick"
+    html = root / "figures" / "html" / "tiny" / "quick"
+    for name in ("22_sagan-seed0", "02_trivial_baselines-mean_image-seed0"):
+        assert nbformat.read(executed / f"{name}.ipynb", 4).metadata.papermill.exception is None
+        assert "</html>" in (html / f"{name}.html").read_text()
+    assert not (root.parent / ".snakemake" / "metadata").exists(), "records lie in the root"
+
+
+def test_a_finished_batch_has_nothing_to_do_even_after_a_touch(project, tiny, finished):
+    root, targets = finished
+    for file in project.rglob("*.py"):
+        file.touch()
+    code, output = batch(project, root, *targets, "-n", data=tiny, budget="quick")
+    assert code == 0
+    assert "Nothing to be done" in output
+    # A seed more plans the runs of that seed only.
+    more = [metrics(root, "sagan", "quick", seed) for seed in (0, 1)]
+    code, output = batch(project, root, *more, "-n", data=tiny, budget="quick", seeds="0,1")
+    assert re.findall(r"Job \d+: (.*)", output) == ["sagan on tiny, quick, seed 1"]
+
+
+def test_an_edit_of_one_method_makes_its_runs_again_and_no_others(project, tiny, finished):
+    root, targets = finished
+    own, other = project / "nblib/methods/trivial.py", project / "nblib/methods/sagan.py"
+    texts = own.read_text(), other.read_text()
+    other.write_text(texts[1] + "\n\nCHANGED = 1\n")
+    _, output = batch(project, root, *targets, "-n", data=tiny, budget="quick")
+    other.write_text(texts[1])
+    assert planned(output) == {"sagan"}
+
+    own.write_text(texts[0] + "\n\nCHANGED = 1\n")
+    before = runs.Run(targets[0].parent).config["code"]
+    old = runs.Run(targets[1].parent).config["code"]
+    code, output = batch(project, root, *targets, data=tiny, budget="quick")
+    own.write_text(texts[0])
+    assert code == 0, output
+    assert planned(output) == {"mean_image"}
+    assert runs.Run(targets[0].parent).config["code"] == before
+    assert runs.Run(targets[1].parent).config["code"] != old
+    assert runs.Run(targets[1].parent).metrics
+
+
+def test_a_failed_notebook_is_shown_and_its_copy_kept(project, tiny, tmp_path):
+    root = tmp_path / "root"
+    target = metrics(root, "pca16", "smoke", 99)
+    code, output = batch(project, root, target, "--retries", "0", data=tiny, seeds="99")
+    assert code == 1
+    copy = root / "data/executed/tiny/smoke/02_trivial_baselines-pca16-seed99.ipynb"
+    head = "02_trivial_baselines.ipynb failed in its code cell 3: from nblib import datasets, runs"
+    assert head in output
+    assert f"AssertionError: made to fail\nExecuted copy: {copy}\n" in output
+    assert nbformat.read(copy, 4).cells[-1].outputs[-1].ename == "AssertionError"
+
+
+def test_drawing_the_phantom_again_leaves_what_is_there(project, tmp_path, monkeypatch):
+    """Snakemake deletes the outputs of a job before it runs it again."""
+    root = tmp_path / "root"
+    small = dict(size=32, known_normal=4, unlabeled=(2, 2), test=(2, 2))
+    there = phantom.write(root / "data" / "sets" / "phantom", **small) / "data.json"
+    stamp = there.parent.parent / ".phantom.drawn"
+    stamp.touch()
+    before = there.stat()
+    code, output = batch(project, root, stamp, "--forcerun", "draw_phantom")
+    assert code == 0, output
+    assert "1 of 1 steps (100%) done" in output
+    assert there.stat() == before
+
+
+def test_a_killed_batch_resumes_to_the_numbers_of_an_undisturbed_one(
+    project, tiny, finished, tmp_path, mark
+):
+    root, output = tmp_path / "root", tmp_path / "output"
+    here, target = folder(root, "sagan", "quick"), metrics(root, "sagan", "quick")
+    process = start(project, root, output, mark, target, data=tiny, budget="quick")
+    wait_for((here / "checkpoint.pt").exists, process, output)
+    # All at once, kernels in sessions of their own too, as when a machine goes down.
+    killed = marked(mark)
+    for victim in killed:
+        victim.send_signal(signal.SIGKILL)
+    process.wait()
+    psutil.wait_procs(killed)
+    assert marked(mark) == []
+    assert len(killed) >= 3, "Snakemake, papermill and a kernel"
+
+    left = {file.name for file in here.iterdir() if not file.name.startswith(".")}
+    assert left == {"config.json", "checkpoint.pt"}, "killed while training"
+    assert runs.Run(here).config["method"] == "sagan"
+    saved = torch.load(here / "checkpoint.pt", weights_only=True)
+    assert 0 < saved["step"] < 240
+    for file in root.rglob("*.ipynb"):
+        nbformat.read(file, 4)
+
+    code, output = batch(project, root, target, data=tiny, budget="quick")
+    assert code == 0, output
+    whole, history = finished[0], runs.Run(here).history
+    assert list(history["step"]) == sorted(set(history["step"]))
+    assert history["step"].iloc[-1] == 240
+    assert same_numbers(here, folder(whole, "sagan", "quick"))
+    assert not list(here.parent.glob("*.aside*")), "it went on, and did not start anew"
+
+
+def test_a_second_batch_waits_for_the_orphans_of_a_killed_one(
+    project, tiny, finished, tmp_path, mark
+):
+    """Killing Snakemake alone leaves papermill and its kernel alive, and writing."""
+    root, output, again = tmp_path / "root", tmp_path / "output", tmp_path / "again"
+    here, target = folder(root, "sagan", "quick"), metrics(root, "sagan", "quick")
+    process = start(project, root, output, mark, target, data=tiny, budget="quick")
+    wait_for((here / "checkpoint.pt").exists, process, output)
+    process.kill()
+    process.wait()
+    orphans = marked(mark)
+    assert any("ipykernel" in " ".join(orphan.cmdline()) for orphan in orphans)
+    # They are held until the second batch has come to the same run.
+    for orphan in orphans:
+        orphan.suspend()
+    second = start(project, root, again, mark, target, data=tiny, budget="quick")
+    wait_for(lambda: "another process is writing" in again.read_text(), second, again)
+    for orphan in orphans:
+        orphan.resume()
+    assert second.wait(timeout=120) == 0, again.read_text()
+    psutil.wait_procs(orphans, timeout=60)
+    assert not any(orphan.is_running() for orphan in orphans)
+    assert runs.Run(here).metrics
+    assert same_numbers(here, folder(finished[0], "sagan", "quick"))
+    nbformat.read(root / "data/executed/tiny/quick/22_sagan-seed0.ipynb", 4)
+
+
+# What the executor plugin calls. sbatch answers a number and runs its --wrap in the background;
+# sacct lists "number|state"; srun runs what comes behind its options.
+STUBS = {
+    "sbatch": """#!/bin/sh
+cd "{jobs}"
+id=$(($(ls *.call 2>/dev/null | wc -l) + 100))
+printf '%s\\n' "$@" > $id.call
+for word; do
+    case "$word" in --wrap=*) wrapped="${{word#--wrap=}}";; esac
+done
+echo RUNNING > $id.state
+(
+    export SLURM_JOB_ID=$id
+    if sh -c "$wrapped"; then echo COMPLETED > $id.state; else echo FAILED > $id.state; fi
+) > $id.log 2>&1 < /dev/null &
+echo $id
+""",
+    "srun": """#!/bin/sh
+while case "$1" in -*) true;; *) false;; esac; do shift; done
+exec "$@"
+""",
+    "sacct": """#!/bin/sh
+cd "{jobs}"
+for file in *.state; do echo "${{file%.state}}|$(cat $file)"; done
+""",
+    "squeue": "#!/bin/sh\n",
+    "scancel": "#!/bin/sh\n",
+    "sinfo": "#!/bin/sh\n",
+    "scontrol": "#!/bin/sh\n",
+    "sacctmgr": "#!/bin/sh\necho lab\n",
+}
+
+
+def test_the_slurm_profile_takes_a_run_to_a_gpu_and_back(project, tiny, tmp_path, mark):
+    """Through stand-ins of Slurm's commands: no cluster is at hand."""
+    jobs, commands, root = tmp_path / "jobs", tmp_path / "commands", tmp_path / "root"
+    jobs.mkdir()
+    commands.mkdir()
+    for name, text in STUBS.items():
+        file = commands / name
+        file.write_text(text.format(jobs=jobs))
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    target = metrics(root, "sagan", "smoke")
+    profile = project / "notebooks" / "profiles" / "slurm"
+    options = ["--workflow-profile", profile, "--slurm-init-seconds-before-status-checks", "2"]
+    options += ["--default-resources", "slurm_account=lab", "slurm_partition=long"]
+    options += ["runtime=30", "mem_mb=4000", "cpus_per_task=1"]
+    done = subprocess.run(
+        command(project, target, *options, data=tiny),
+        cwd=tmp_path,
+        env=environment(project, root, mark, PATH=f"{commands}{os.pathsep}{os.environ['PATH']}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    logs = "".join(file.read_text() for file in jobs.glob("*.log"))
+    assert done.returncode == 0, done.stdout + logs
+    assert runs.Run(target.parent).metrics["steps"] == 8
+    (call,) = jobs.glob("*.call")
+    words = call.read_text().splitlines()
+    for option, value in {"-A": "lab", "-p": "long", "-t": "1440", "--mem": "16000"}.items():
+        assert words[words.index(option) + 1] == value
+    assert "--cpus-per-task=1" in words
+    assert "--gpus=1" in call.read_text()
