@@ -31,7 +31,10 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """A 64-bit seed for one step of one run, unlike that of any other step or run."""
+    """A seed for one step of one run, unlike that of the other steps but for chance.
+
+    Torch's generator on the CPU uses its lower 32 bits: of 100,000 steps one or two share a batch.
+    """
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -100,9 +100,13 @@ class Dataset:
 
         Whole patients are held out, drawn by `seed`; `share=0` holds out nothing.
         """
+        if not 0 <= share < 1:
+            raise ValueError(f"share is {share}, but must lie between 0 and 1.")
         least = min(20, len(self.normal) // 2) if share else 0
         held = _whole_patients(self.normal.patients, max(least, share * len(self.normal)), seed)
         held_u = _whole_patients(self.unlabeled.patients, share * len(self.unlabeled), seed)
+        if held.all() or held_u.all():
+            raise ValueError("Holding out whole patients leaves none to train with.")
         return HeldOut(
             self.normal[~held], self.unlabeled[~held_u], self.normal[held], self.unlabeled[held_u]
         )
@@ -131,12 +135,14 @@ def find(path_or_name: str | Path) -> Path:
     A name is looked up in `data/sets/` and in the folders of the variable NBLIB_SETS; the set
     `phantom` is drawn where it is missing. Raises DatasetError, naming the places tried.
     """
-    given = Path(path_or_name).expanduser()
+    given = Path(os.path.expanduser(path_or_name))
     shelves = [root() / "data" / "sets"]
     shelves += [Path(p) for p in os.environ.get("NBLIB_SETS", "").split(os.pathsep) if p]
-    tried = [given.absolute()] if len(given.parts) > 1 else [shelf / given for shelf in shelves]
+    text = os.fspath(path_or_name)
+    is_path = len(given.parts) != 1 or text in (".", "..") or os.sep in text
+    tried = [given.absolute()] if is_path else [shelf.absolute() / given for shelf in shelves]
     for folder in tried:
-        if folder.is_dir():
+        if text and os.path.isdir(folder):
             return folder
     if str(path_or_name) == "phantom":
         return phantom.write(tried[0])
@@ -152,12 +158,22 @@ def read_split(file: Path) -> dict[str, list[str]]:
     Raises DatasetError where the file is missing, is no JSON, or a list is missing, is empty or
     names a file that is named already.
     """
+    split, problems = _split(file)
+    if problems:
+        raise DatasetError(problems)
+    return split
+
+
+def _split(file: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The lists that are lists, and a sentence for each problem."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise DatasetError([f"{file} is missing: it lists the images of each part."]) from None
-    except ValueError as error:
-        raise DatasetError([f"{file} is no JSON: {error}."]) from None
+        return {}, [f"{file} is missing: it lists the images of each part."]
+    except OSError as error:
+        return {}, [f"{file} cannot be read: {error.strerror}."]
+    except (ValueError, RecursionError) as error:
+        return {}, [f"{file} is no JSON: {error}."]
     split, problems = {}, []
     for key in LISTS:
         names = content
@@ -178,9 +194,20 @@ def read_split(file: Path) -> dict[str, list[str]]:
     both = [n for p in ("train/unlabeled", "test") for n in _common(split, f"{p}/0", f"{p}/1")]
     if twice + both:
         problems.append(f"{file} lists {_some(twice + both)} twice in one part.")
-    if problems:
-        raise DatasetError(problems)
-    return split
+    odd = [ascii(name) for names in split.values() for name in names if not _is_file_name(name)]
+    if odd:
+        problems.append(f"{file} lists what is no name of a file: {_some(odd)}.")
+        split = {key: list(filter(_is_file_name, names)) for key, names in split.items()}
+    return split, problems
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether it names a file of a folder itself, rather than one of another folder."""
+    try:
+        short = len(os.fsencode(name)) < 256
+    except UnicodeEncodeError:
+        return False
+    return short and name not in ("", ".", "..") and not set(name) & {"/", "\0"}
 
 
 def load(
@@ -204,53 +231,58 @@ def load(
     """
     if colour not in COLOURS:
         raise ValueError(f"colour is '{colour}', but must be one of {', '.join(COLOURS)}.")
+    if size < 1:
+        raise ValueError(f"size is {size}, but must be at least 1.")
     folder = find(path_or_name)
-    split = read_split(folder / "data.json")
+    split, problems = _split(folder / "data.json")
     files = sorted({name for names in split.values() for name in names})
     images = _image_folder(folder)
-    missing = [name for name in files if not (images / name).is_file()]
-    patients, problems = _patients(folder, files)
+    if images is None:
+        problems.append(f"{folder} has neither a folder images nor train_png_512.")
+        raise DatasetError(problems)
+    patients, unknown = _patients(folder, files)
+    problems += unknown
+    missing = [name for name in files if not os.path.isfile(images / name)]
     if missing:
         problems.append(
             f"{images} lacks {len(missing)} of the {len(files)} files that data.json lists: "
             f"{_some(missing)}."
         )
-        raise DatasetError(problems)
-
-    pixels, pixel_digests, sizes, key, unreadable = _decoded(folder, images, files, size, colour)
+    there = [name for name in files if name not in set(missing)]
+    pixels, pixel_digests, sizes, key, unreadable = _decoded(folder, images, there, size, colour)
     problems += unreadable
-    place = {name: i for i, name in enumerate(files)}
-    order = {part: [] for part in ("normal", "unlabeled", "test")}
+    listed = {part: [] for part in ("normal", "unlabeled", "test")}
     for list_key, names in split.items():
-        order[LISTS[list_key]] += [place[name] for name in names]
-    if not unreadable:
-        by_pixels = {}
-        for i, pixel_digest in enumerate(pixel_digests):
-            by_pixels.setdefault(pixel_digest, files[i])
-        problems += _shared(
-            {p: [by_pixels[pixel_digests[i]] for i in index] for p, index in order.items()},
-            "image (by its pixels)",
-            folder,
-        )
-    problems += _shared(
-        {p: [patients[i] for i in ix] for p, ix in order.items()}, "patient", folder
-    )
+        listed[LISTS[list_key]] += names
+    # A file in two parts has been told of; its pixels and its patient need not be told of again.
+    parts_of = Counter(name for names in listed.values() for name in set(names))
+    once = {part: [n for n in names if parts_of[n] == 1] for part, names in listed.items()}
+    alike: dict[str, list[str]] = {}
+    for name, pixel_digest in pixel_digests.items():
+        alike.setdefault(pixel_digest, []).append(name)
+    twins = {name: " = ".join(names) for names in alike.values() for name in names}
+    by_pixels = {part: [twins[n] for n in names if n in twins] for part, names in once.items()}
+    problems += _shared(by_pixels, "image (by its pixels)", folder)
+    if not unknown and (folder / "metadata.csv").exists():
+        by_patient = {part: [patients[n] for n in names] for part, names in once.items()}
+        problems += _shared(by_patient, "patient", folder)
     if problems:
         raise DatasetError(problems)
 
-    names, patients = np.array(files), np.array(patients)
-    parts = {
-        part: Part(pixels[index], names[index], patients[index], sizes[index])
-        for part, index in order.items()
-    }
+    place = {name: i for i, name in enumerate(files)}
+    parts = {}
+    for part, names in listed.items():
+        index = [place[name] for name in names]
+        whose = np.array([patients[name] for name in names])
+        parts[part] = Part(pixels[index], np.array(names), whose, sizes[index])
     if unlabeled_ratio is not None:
         abnormal = np.isin(parts["unlabeled"].names, split["train/unlabeled/1"])
         chosen = _mix(parts["unlabeled"], abnormal, unlabeled_ratio, unlabeled_size, seed)
         parts["unlabeled"] = parts["unlabeled"][chosen]
     elif unlabeled_size is not None:
         raise ValueError("unlabeled_size needs unlabeled_ratio: the share of abnormal images.")
-    used = [name for part in parts.values() for name in (*part.names, "|")]
-    fingerprint = digest(key.encode(), *(name.encode() for name in used))
+    lists = [[*map(list, (part.names, part.patients))] for part in parts.values()]
+    fingerprint = digest(key.encode(), json.dumps([lists, split]).encode())
     return Dataset(folder.name, folder, fingerprint, **parts)
 
 
@@ -263,74 +295,106 @@ def load_labels(dataset: Dataset) -> Labels:
     annotated = None
     if masks is not None:
         annotated = (test == 0) | masks.any((1, 2))
-    lesions = dataset.folder / "lesions.csv"
-    table = pd.read_csv(lesions, dtype={"image": str}) if lesions.exists() else None
-    return Labels(unlabeled, test, masks, annotated, table)
+    file = dataset.folder / "lesions.csv"
+    lesions = _table(file).astype({"area": float}) if file.exists() else None
+    return Labels(unlabeled, test, masks, annotated, lesions)
 
 
-def _image_folder(folder: Path) -> Path:
+def _image_folder(folder: Path) -> Path | None:
     for name in ("images", "train_png_512"):
         if (folder / name).is_dir():
             return folder / name
-    raise DatasetError([f"{folder} has neither a folder images nor train_png_512."])
+    return None
 
 
-def _patients(folder: Path, files: list[str]) -> tuple[list[str], list[str]]:
-    file = folder / "metadata.csv"
+def _patients(folder: Path, files: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The patient of each file, itself where the set names none, and what is wrong with them."""
+    file, own = folder / "metadata.csv", {name: name for name in files}
     if not file.exists():
-        return files, []
-    table = pd.read_csv(file, dtype=str)
+        return own, []
+    try:
+        table = _table(file)
+    except DatasetError as error:
+        return own, error.problems
     if "patient" not in table or "image" not in table:
-        return files, [f"{file} needs the columns image and patient; it has {', '.join(table)}."]
+        return own, [f"{file} needs the columns image and patient; it has {', '.join(table)}."]
+    table = table[["image", "patient"]].drop_duplicates()
+    two = list(table.loc[table["image"].duplicated(), "image"])
+    if two:
+        return own, [f"{file} names two patients for {_some(two)}."]
     patient = dict(zip(table["image"], table["patient"], strict=True))
-    unknown = [name for name in files if not isinstance(patient.get(name), str)]
+    unknown = [name for name in files if not patient.get(name)]
     if unknown:
-        return files, [f"{file} names no patient for {len(unknown)} images: {_some(unknown)}."]
-    return [patient[name] for name in files], []
+        return own, [f"{file} names no patient for {len(unknown)} images: {_some(unknown)}."]
+    return patient, []
+
+
+def _table(file: Path) -> pd.DataFrame:
+    """A CSV file as text; an empty cell is ''. Raises DatasetError where it is none."""
+    try:
+        return pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        why = " ".join(str(error).split()).rstrip(".")
+        problem = f"{file} is no table of comma-separated values: {why}."
+        raise DatasetError([problem]) from None
 
 
 def _decoded(folder: Path, images: Path, files: list[str], size: int, colour: str):
     """Pixels, pixel digests and file sizes of `files`, from the cache where it has them."""
-    contents = _contents(folder, images, files)
-    key = digest(*(f"{f}\0{c}".encode() for f, c in contents.items()), f"{size} {colour}".encode())
-    file = root() / "data" / "cache" / f"{folder.name}-{size}-{colour}-{key}.npz"
+    contents, unreadable = _contents(folder, images, files)
+    files = list(contents)
+    listed = [f"{name}\0{content}" for name, content in contents.items()]
+    key = digest(*map(os.fsencode, listed), f"{size} {colour}".encode())
+    file = root() / "data" / "cache" / f"{_short(folder)}-{size}-{colour}-{key}.npz"
     try:
         with np.load(file) as cached:
-            return *(cached[name] for name in ("pixels", "digests", "sizes")), key, []
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pixels, digests, sizes = (cached[name] for name in ("pixels", "digests", "sizes"))
+        return pixels, dict(zip(files, digests.tolist(), strict=True)), sizes, key, unreadable
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         pass  # no cache, or a damaged one: decode, and write it anew
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(lambda name: _decode(images / name, size, colour), files)
         rows = [next(results) for _ in progress(len(files), f"decoding {folder.name}")]
-    problems = [row for row in rows if isinstance(row, str)]
-    if problems:
-        return None, None, None, key, problems
-    pixels, digests, sizes = (np.stack(column) for column in zip(*rows, strict=True))
+    problems = unreadable + [row for row in rows if isinstance(row, str)]
+    decoded = zip(files, rows, strict=True)
+    digests = {name: row[1] for name, row in decoded if not isinstance(row, str)}
+    if problems or not rows:
+        return None, digests, None, key, problems
+    pixels, in_order, sizes = (np.stack(column) for column in zip(*rows, strict=True))
     with written_whole(file) as out:
-        np.savez(out, pixels=pixels, digests=digests, sizes=sizes)
+        np.savez(out, pixels=pixels, digests=in_order, sizes=sizes)
     return pixels, digests, sizes, key, []
 
 
-def _contents(folder: Path, images: Path, files: list[str]) -> dict[str, str]:
+def _contents(folder: Path, images: Path, files: list[str]) -> tuple[dict[str, str], list[str]]:
     """A digest of each file's bytes, read again only where the file's status has changed.
 
     Like git's index: size, time of modification and time of status change vouch for the content.
     """
-    file = root() / "data" / "cache" / f"{folder.name}-{digest(str(images).encode())}.json"
+    file = root() / "data" / "cache" / f"{_short(folder)}-{digest(os.fsencode(images))}.json"
     try:
         known = json.loads(file.read_text())
     except (OSError, ValueError):
         known = {}
-    index = {}
+    known = known if isinstance(known, dict) else {}
+    index, problems = {}, []
     for name in files:
-        status = (images / name).stat()
-        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        entry = known.get(name)
-        same = entry is not None and entry[:3] == stamp
-        index[name] = entry if same else [*stamp, digest((images / name).read_bytes())]
+        try:
+            status = (images / name).stat()
+            stamp = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+            entry = known.get(name)
+            same = isinstance(entry, list) and len(entry) == 5 and entry[:4] == stamp
+            index[name] = entry if same else [*stamp, digest((images / name).read_bytes())]
+        except OSError as error:
+            problems.append(f"{images / name} cannot be read: {error.strerror}.")
     if index != known:
         write_json(file, index)
-    return {name: entry[3] for name, entry in index.items()}
+    return {name: entry[4] for name, entry in index.items()}, problems
+
+
+def _short(folder: Path) -> str:
+    """The name of a folder, short enough to be part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in folder.name)[:40]
 
 
 def _decode(file: Path, size: int, colour: str) -> tuple[np.ndarray, str, tuple[int, int]] | str:
@@ -369,23 +433,57 @@ def _masks(dataset: Dataset) -> np.ndarray | None:
         for i, name in enumerate(dataset.test.names):
             file = folder / Path(name).with_suffix(".png").name
             if file.exists():
-                with Image.open(file) as image:
-                    image = image.convert("L").resize((size, size), Image.Resampling.BOX)
-                share = np.asarray(image)
-                # A lesion smaller than half a pixel is still a lesion.
-                masks[i] = share >= 128 if (share >= 128).any() else share > 0
+                masks[i] = _mask(file, size)
         return masks
     if boxes_file.exists():
-        boxes = pd.read_csv(boxes_file, dtype={"image": str})
+        boxes = _boxes(dataset, boxes_file)
         for i, name in enumerate(dataset.test.names):
             width, height = dataset.test.sizes[i]
             for box in boxes[boxes["image"] == name].itertuples():
-                left, top = int(box.x / width * size), int(box.y / height * size)
+                left = max(0, int(box.x / width * size))
+                top = max(0, int(box.y / height * size))
                 right = int(np.ceil((box.x + box.width) / width * size))
                 bottom = int(np.ceil((box.y + box.height) / height * size))
-                masks[i, top:bottom, left:right] = True
+                masks[i, top : max(0, bottom), left : max(0, right)] = True
         return masks
     return None
+
+
+def _mask(file: Path, size: int) -> np.ndarray:
+    """The pixels of size x size that a mask, whatever is not black, covers at least by half."""
+    try:
+        with Image.open(file) as image:
+            lesion = np.asarray(image.convert("RGB")).any(2)
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise DatasetError([f"{file} cannot be read: {error}."]) from None
+    image = Image.fromarray((lesion * 255).astype(np.uint8))
+    share = np.asarray(image.resize((size, size), Image.Resampling.BOX))
+    # A lesion smaller than half a pixel is still a lesion.
+    return share >= 128 if (share >= 128).any() else share > 0
+
+
+def _boxes(dataset: Dataset, file: Path) -> pd.DataFrame:
+    """boxes.csv with numbers; rows without any are images without a finding, and left out."""
+    table, sides = _table(file), ["x", "y", "width", "height"]
+    if not {"image", *sides} <= set(table):
+        needed = ", ".join(sides)
+        raise DatasetError(
+            [f"{file} needs the columns image, {needed}; it has {', '.join(table)}."]
+        )
+    table = table[(table[sides] != "").any(axis=1)]
+    table[sides] = table[sides].apply(pd.to_numeric, errors="coerce")
+    bad = table[sides].isna().any(axis=1) | (table[["width", "height"]] <= 0).any(axis=1)
+    images = _image_folder(dataset.folder)
+    unknown = [name for name in table["image"].unique() if not (images / name).is_file()]
+    problems = []
+    if bad.any():
+        first = table["image"][bad].iloc[0]
+        problems.append(f"{file}: {bad.sum()} rows hold no box, such as that of {first}.")
+    if unknown:
+        problems.append(f"{file} names images that are not there: {_some(unknown)}.")
+    if problems:
+        raise DatasetError(problems)
+    return table
 
 
 def _whole_patients(patients: np.ndarray, images: float, seed: int) -> np.ndarray:
@@ -404,6 +502,8 @@ def _mix(part: Part, abnormal: np.ndarray, ratio: float, size: int | None, seed:
         raise ValueError(f"unlabeled_ratio is {ratio}, but must lie between 0 and 1.")
     # By default the largest size at which every ratio from 0 to 1 can be had.
     size = min(abnormal.sum(), (~abnormal).sum()) if size is None else size
+    if size < 1:
+        raise ValueError(f"unlabeled_size is {size}, but must be at least 1.")
     wanted = {True: round(size * ratio), False: size - round(size * ratio)}
     order = np.random.default_rng(seed).permutation(np.unique(part.patients))
     rank = {patient: i for i, patient in enumerate(order)}

@@ -48,9 +48,9 @@ def patient_weights(
 
 
 def weighted_auc_ap(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray):
-    """AUC and average precision for each row of `weights` (resamples, n), as scikit-learn's.
+    """AUC and average precision for each row of whole-numbered `weights` (resamples, n).
 
-    All resamples at once: scikit-learn would take one after another.
+    As scikit-learn's with `sample_weight`, but all resamples at once.
     """
     order = np.argsort(-scores, kind="stable")
     scores, weights = scores[order], weights[:, order]
@@ -132,10 +132,12 @@ def localisation(
 
     pixel_ap: average precision over all pixels, its chance level the share of lesion pixels.
     pointing: share of images with a lesion whose largest map value lies in it, its chance level
-    the mean share of the image that the lesion takes.
+    the mean share of the image that the lesion takes. Nothing where no image has a lesion.
     """
     maps, masks = maps[annotated], masks[annotated]
     with_lesion = masks.any((1, 2))
+    if not with_lesion.any():
+        return {}
     flat_maps, flat_masks = maps[with_lesion].reshape(with_lesion.sum(), -1), masks[with_lesion]
     flat_masks = flat_masks.reshape(len(flat_masks), -1)
     hits = flat_masks[np.arange(len(flat_masks)), flat_maps.argmax(1)]

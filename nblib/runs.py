@@ -149,8 +149,12 @@ def run(
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
-        "versions": {p: importlib.metadata.version(p) for p in ("torch", "numpy", "scikit-learn")}
-        | {"python": platform.python_version()},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scikit-learn": importlib.metadata.version("scikit-learn"),
+        },
     }
     here = folder(dataset.name, budget, method, seed, variant)
     with one_writer(here.with_suffix(".lock")):
@@ -181,9 +185,13 @@ def code_digest(method: str) -> str:
     trees = [ast.parse(file.read_text()) for file in sources(method)]
     for tree in trees:
         for node in ast.walk(tree):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-                node.value.value = None
+            if isinstance(body := getattr(node, "body", None), list):
+                node.body = [line for line in body if not _is_docstring(line)]
     return digest(*(ast.dump(tree).encode() for tree in trees))
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _finished(here: Path, identity: dict, code: str) -> bool:

@@ -140,13 +140,13 @@ def fit(
             if choice == "aucp" and rows[-1]["aucp"] > best["aucp"]:
                 state = {k: v.clone() for k, v in method.state_dict().items()}
                 best = dict(aucp=rows[-1]["aucp"], step=done, method=state)
-            save(done)
-            if method.enough(_floats(data.held_normal.images, device)):
+            if _enough(method, _floats(data.held_normal.images, device)):
                 break
+            save(done)
     if "method" in best:
         method.load_state(best["method"])
     save(rows[-1]["step"] if rows else 0, finished=True)
-    history = pd.DataFrame(rows)
+    history = pd.DataFrame(rows, columns=None if rows else ["step"])
     history.attrs["seconds"] = spent + time.monotonic() - began
     return history
 
@@ -159,6 +159,14 @@ def _next(updates: Iterator, device: str, precision: str):
     """
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         return next(updates, None)
+
+
+@torch.no_grad()
+def _enough(method: Method, held_out: torch.Tensor) -> bool:
+    method.eval()
+    stop = method.enough(held_out)
+    method.train()
+    return stop
 
 
 def _row(log: list[dict[str, torch.Tensor]], done: int) -> dict[str, float]:

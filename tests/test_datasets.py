@@ -382,12 +382,10 @@ def test_an_unknown_colour_mode_is_an_error(make_set, colour):
         load(make_set(), 16, colour)
 
 
-@pytest.mark.parametrize("values", [np.full((16, 16), 0.5, np.float32), np.full((16, 16), -1)])
-def test_pixels_that_are_no_16_bit_numbers_are_an_error(make_set, values):
+@pytest.mark.parametrize(("mode", "value"), [("F", 0.5), ("I", -1), ("I", 70_000)])
+def test_pixels_that_are_no_16_bit_numbers_are_an_error(make_set, mode, value):
     folder = make_set()
-    Image.fromarray(values.astype(values.dtype.newbyteorder("="))).convert(
-        "F" if values.dtype == np.float32 else "I"
-    ).save(folder / "images" / "normal_0.png", "TIFF")
+    Image.new(mode, (16, 16), value).save(folder / "images" / "normal_0.png", "TIFF")
     one_problem(folder, "normal_0.png", "16-bit")
 
 
@@ -1076,7 +1074,7 @@ def assert_loads_or_says_why(folder):
         assert sum(len(getattr(dataset, part)) for part in PARTS) == 10
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(path=st.sampled_from(list(nodes(WHOLE))), value=VALUES)
 def test_any_value_anywhere_in_data_json_loads_or_says_why(whole_set, path, value):
     split = json.loads(json.dumps(WHOLE))
@@ -1246,11 +1244,11 @@ def test_a_mix_that_cannot_be_had_is_an_error(mixed_set, ratio, size):
 # Holding out
 
 
-@pytest.fixture
-def large_set(make_set):
+@pytest.fixture(scope="module")
+def large_set(tmp_path_factory, set_writer):
     """300 known normals and 100 unlabeled images of patients with one to five."""
     counts = {"train/0": 300, "train/unlabeled/0": 50, "train/unlabeled/1": 50}
-    folder = make_set(counts=counts, size=4)
+    folder = set_writer(tmp_path_factory.mktemp("large") / "set", counts, size=4)
     random = np.random.default_rng(0)
     patients = {}
     for name in patients_in_pairs(folder):
@@ -1497,7 +1495,7 @@ def test_lesions_are_read_with_names_as_text(make_set):
 
 @pytest.mark.parametrize(
     ("name", "counts"),
-    [("nih", (250, 200, 296)), ("fundus_dr", (138, 124, 152)), ("kermany", (800, 740, 760))],
+    [("nih", (250, 200, 296)), ("fundus_dr", (138, 124, 152))],
 )
 def test_real_sets_load_as_they_are(real_sets, name, counts):
     dataset = load(real_sets(name), 8)

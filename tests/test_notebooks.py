@@ -100,7 +100,7 @@ def test_a_stopped_process_takes_its_kernel_along(tmp_path, short):
 def test_parameters_reach_the_notebook_with_the_type_of_their_default(tmp_path, short):
     notebook = write(tmp_path / "01_a.ipynb", "print('data', repr(data), 'seed', repr(seed))")
     executed, html = tmp_path / "out.ipynb", tmp_path / "html" / "01_a.html"
-    given = "-p data 007 -p seed 7 --html".split()
+    given = ["-p", "data", "007", "-p", "seed", "7", "--html"]
     shown, _ = start(notebook, executed, *given, html, temporary=short).communicate(timeout=60)
     assert printed(executed)[-1] == "data '007' seed 7\n"
     assert "data '007' seed 7" in html.read_text()

@@ -66,7 +66,10 @@ class Method(nn.Module):
         """What follows the updates of a step, such as moving averages of weights."""
 
     def enough(self, held_out: Tensor) -> bool:
-        """Whether to stop early, judged on held-out known normals (n, C, H, W)."""
+        """Whether to stop early, judged on held-out known normals (n, C, H, W).
+
+        Asked at every checkpoint, in evaluation mode under `torch.no_grad`.
+        """
         return False
 
     def detect(self, x: Tensor) -> Detection:

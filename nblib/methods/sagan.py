@@ -172,6 +172,8 @@ class SAGAN(Method):
             size, channels, width, grid, place=place, place_acts=place_acts, gate=gate
         )
         self.D = Critic(size, channels, critic_width or width, critic_layers)
+        if place_acts:  # no norm follows the convolution that mixes the code in
+            self.known_zeros = tuple(z for z in self.known_zeros if not z.endswith("mix.bias"))
         self.lambda_id, self.lambda_rec, self.lambda_gp = lambda_id, lambda_rec, lambda_gp
         self.lr, self.batch_size, self.steps, self.decay = lr, batch_size, steps, decay
 

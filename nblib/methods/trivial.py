@@ -68,7 +68,8 @@ class PCAResidual(Method):
 
     def detect(self, x: Tensor) -> Detection:
         coefficients = (x.flatten(1) - self.mean) @ self.axes.T
-        return residual(x, (coefficients @ self.axes + self.mean).reshape(x.shape))
+        projection = (coefficients @ self.axes + self.mean).reshape(x.shape)
+        return residual(x, projection)._replace(restored=projection.clamp(-1, 1))
 
 
 class NearestNormals(Method):
@@ -119,11 +120,12 @@ class KnownAgainstUnlabeled(Method):
         model.fit(coefficients.cpu().numpy(), is_unlabeled)
         weight = torch.as_tensor(model.coef_[0], dtype=both.dtype, device=both.device)
         # One linear function of the pixels: the PCA and the regression in one.
-        self.keep(weight=weight @ pca["axes"], mean=pca["mean"])
+        bias = torch.as_tensor(model.intercept_[0], dtype=both.dtype, device=both.device)
+        self.keep(weight=weight @ pca["axes"], bias=bias, mean=pca["mean"])
 
     def detect(self, x: Tensor) -> Detection:
         # A sum, not a matrix product, whose rounding would depend on the size of the batch.
-        return Detection({"logit": ((x.flatten(1) - self.mean) * self.weight).sum(1)})
+        return Detection({"logit": ((x.flatten(1) - self.mean) * self.weight).sum(1) + self.bias})
 
 
 def _principal_components(images: Tensor, components: int) -> dict[str, Tensor]:
