@@ -16,7 +16,8 @@ class Detection(NamedTuple):
 
     scores: (B,) each, larger = more abnormal; the first is the method's own.
     map: (B, H, W), >= 0, larger = more abnormal, or None.
-    restored: (B, C, H, W) in [-1, 1], what the method thinks a healthy image is, or None.
+    restored: (B, C, H, W) in [-1, 1] (a linear projection may step over), what the method thinks a
+    healthy image is, or None.
     """
 
     scores: dict[str, Tensor]

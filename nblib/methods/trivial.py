@@ -57,7 +57,10 @@ class MeanImage(Method):
 
 
 class PCAResidual(Method):
-    """|x - projection on the first principal components of the known normals|."""
+    """|x - projection on the first principal components of the known normals|.
+
+    The projection may step over the bounds of an image, -1 and 1.
+    """
 
     def __init__(self, components: int = 64):
         super().__init__()
@@ -69,7 +72,7 @@ class PCAResidual(Method):
     def detect(self, x: Tensor) -> Detection:
         coefficients = (x.flatten(1) - self.mean) @ self.axes.T
         projection = (coefficients @ self.axes + self.mean).reshape(x.shape)
-        return residual(x, projection)._replace(restored=projection.clamp(-1, 1))
+        return residual(x, projection)
 
 
 class NearestNormals(Method):
