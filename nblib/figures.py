@@ -247,7 +247,6 @@ def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) ->
     """
     maps, scores = run.maps, run.scores
     test = scores[scores["part"] == "test"].reset_index(drop=True)
-    held = scores.loc[scores["part"] == "held_out_normal", "score"].to_numpy()
     rows = {"input": dataset.test.images[chosen]}
     if "test_restored" in maps:
         rows["restored"] = maps["test_restored"][chosen]
@@ -266,9 +265,8 @@ def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) ->
                 _outline(cell, labels.masks[i])
     for cell, i in zip(axes[0], chosen, strict=True):
         title = "abnormal" if labels.test[i] else "normal"
-        if len(held):
-            rank = metrics.percentile(test.loc[[i], "score"].to_numpy(), held)[0]
-            title += f"\npercentile {rank:.0f}"
+        rank = test.loc[i, "percentile"]
+        title += f"\npercentile {rank:.0f}" if np.isfinite(rank) else ""
         cell.set_title(title, fontsize=7)
     if "heat map" in rows:
         bar = figure.colorbar(shade, ax=axes[-1].tolist(), fraction=0.02, extend="max")

@@ -87,7 +87,12 @@ def specificity_range(n_held_out: int, specificity: float = 0.95) -> list[float]
 
 
 def percentile(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """The percentile, 0 to 100, of each score among the held-out normals (ties count half)."""
+    """The percentile, 0 to 100, of each score among the held-out normals (ties count half).
+
+    NaN where none were held out.
+    """
+    if not len(held_out):
+        return np.full(len(scores), np.nan)
     ordered = np.sort(held_out)
     below, upto = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
     return 50 * (below + upto) / len(ordered)

@@ -3,7 +3,8 @@
     config.json     everything that fixes the result, and what it was made with
     checkpoint.pt   weights; while training also what is needed to go on
     history.csv     losses, gradient norms, AUCp by step; empty for methods that do not train
-    scores.csv      image, patient, part, label, score (and a method's further scores)
+    scores.csv      image, patient, part, label, score, its percentile among held-out normals
+                    (NaN where none were held out), and a method's further scores
     maps.npz        heat maps and restored images of the test part and of held-out normals
     metrics.json    numbers with intervals; written last: where it is, all is there
 
@@ -245,6 +246,8 @@ def _evaluate(here: Path, model: Method, dataset: Dataset, held, seconds: float)
         elif part == "held_out_normal":
             maps |= {"held_map": found.map}
     scores = pd.concat(tables)
+    of_held_out = scores.loc[scores["part"] == "held_out_normal", "score"].to_numpy()
+    scores.insert(5, "percentile", metrics.percentile(scores["score"].to_numpy(), of_held_out))
     kept = {k: v.astype(np.float16) for k, v in maps.items() if v is not None}
     with written_whole(here / "scores.csv", "w") as file:
         scores.to_csv(file, index=False)

@@ -11,8 +11,8 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-import uuid
 from pathlib import Path
 
 import nbformat
@@ -69,11 +69,15 @@ def tiny(tmp_path_factory, set_writer):
 
 @pytest.fixture
 def mark():
-    """A mark in the environment of all that a test starts; what still runs is ended behind it."""
-    mark = uuid.uuid4().hex
+    """A mark in the environment of all that a test starts; what still runs is ended behind it.
+
+    It is also their folder of temporary files, which killed processes cannot clean up.
+    """
+    mark = tempfile.mkdtemp()
     yield mark
     for process in marked(mark):
         process.kill()
+    shutil.rmtree(mark)
 
 
 def marked(mark, *words):
@@ -99,6 +103,7 @@ def command(project, *targets, data="phantom", budget="smoke", seeds="0"):
 
 def environment(project, root, mark="", **more):
     own = {"PYTHONPATH": str(project), "NBLIB_ROOT": str(root), "NBLIB_TEST_MARK": mark}
+    own["TMPDIR"] = mark or tempfile.gettempdir()
     return {k: v for k, v in os.environ.items() if k != "NBLIB_SETS"} | own | more
 
 
