@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import percentileofscore
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nblib import budgets, datasets, runs
@@ -125,7 +126,10 @@ def test_metrics_are_written_last(dataset, monkeypatch):
 
 def test_scores_name_each_image_its_patient_part_and_label(sagan, noise):
     scores = sagan.scores
-    assert list(scores) == ["image", "patient", "part", "label", "score"]
+    assert list(scores) == ["image", "patient", "part", "label", "score", "percentile"]
+    held_scores = scores["score"][scores["part"] == "held_out_normal"]
+    for score, percentile in zip(scores["score"], scores["percentile"], strict=True):
+        assert np.isclose(percentile, percentileofscore(held_scores, score, "mean"))
     counts = scores.groupby("part").size().to_dict()
     held = noise.hold_out(3, 0.1)
     assert counts == {"held_out_normal": len(held.held_normal), "unlabeled": 8, "test": 10}
