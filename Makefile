@@ -13,13 +13,13 @@ BIN = .venv/bin
 # Every notebook, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
 figures: .venv/installed
 	@mkdir -p "$(ROOT)/data"
-	@flock -n "$(ROOT)/data/.batch.lock" $(BIN)/snakemake -s notebooks/Snakefile --nolock \
+	@flock -n -E 75 "$(ROOT)/data/.batch.lock" $(BIN)/snakemake -s notebooks/Snakefile --nolock \
 	    -j $(JOBS) --config 'data=$(DATA)' budget=$(BUDGET) 'seeds=$(SEEDS)'
 
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
