@@ -14,7 +14,8 @@ BIN = .venv/bin
 figures: .venv/installed
 	@mkdir -p "$(ROOT)/data"
 	@flock -n -E 75 "$(ROOT)/data/.batch.lock" $(BIN)/snakemake -s notebooks/Snakefile --nolock \
-	    -j $(JOBS) --config 'data=$(DATA)' budget=$(BUDGET) 'seeds=$(SEEDS)'
+	    -j $(JOBS) --config 'data=$(DATA)' budget=$(BUDGET) 'seeds=$(SEEDS)' || \
+	    { code=$$?; [ $$code -ne 75 ] || echo "Another batch is running in $(ROOT)."; exit $$code; }
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -193,7 +193,7 @@ def write(results: list[Result], name: str = "results") -> pd.DataFrame:
     files = {
         ".csv": rows.to_csv(index=False, float_format="%.6g"),
         ".md": printed.to_markdown(index=False, disable_numparse=True) + f"\n\n{words}\n",
-        ".tex": latex.to_latex(hrules=True, caption=words.replace("%", r"\%")),
+        ".tex": latex.to_latex(hrules=True, caption=re.sub(r"([%_&#$])", r"\\\1", words)),
     }
     for suffix, text in files.items():
         with written_whole(stem.with_suffix(suffix), "w") as file:

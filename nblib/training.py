@@ -114,7 +114,7 @@ def fit(
             torch.manual_seed(step_seed(seed, step))
             numbers = {}
             updates = method.updates(batches(step), step)
-            while (update := _next(updates, device, precision)) is not None:
+            while (update := next_update(updates, device, precision)) is not None:
                 name, terms = update
                 optimizers[name].zero_grad()
                 sum(terms.values()).backward(inputs=parameters[name])
@@ -151,7 +151,7 @@ def fit(
     return history
 
 
-def _next(updates: Iterator, device: str, precision: str):
+def next_update(updates: Iterator, device: str, precision: str):
     """The next update, computed in a region of autocast of its own.
 
     Autocast keeps the low-precision copy of each weight until its region ends: one region round

@@ -315,7 +315,7 @@ def pair_moments(precision):
 
 def test_one_region_of_autocast_round_both_updates_would_not_pass(monkeypatch):
     assert_terms_are_those_of_their_moment(pair_moments("bf16"), "bf16")
-    monkeypatch.setattr(training, "_next", lambda updates, *_: next(updates, None))
+    monkeypatch.setattr(training, "next_update", lambda updates, *_: next(updates, None))
     with torch.autocast("cpu", torch.bfloat16):
         moments = pair_moments("bf16")
     with pytest.raises(AssertionError):
@@ -347,7 +347,7 @@ def test_after_every_yield_the_modes_of_gradient_and_autocast_are_as_before(name
     modes = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
     for step in range(2):
         updates = method.updates(batch, step)
-        while training._next(updates, "cpu", precision) is not None:
+        while training.next_update(updates, "cpu", precision) is not None:
             assert modes == (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
     spied(method)  # asserts the same inside the region of autocast
     list(method.updates(batch, 1))

@@ -25,7 +25,7 @@ from nblib.layers import LeakyReLU
 from nblib.losses import gradient_penalty
 from nblib.methods.method import detect_all
 from nblib.methods.sagan import SAGAN
-from nblib.training import _next, best_device, best_precision
+from nblib.training import best_device, best_precision, next_update
 
 DEVICE = best_device()
 
@@ -38,7 +38,7 @@ def our_cycle(method: SAGAN, optimizers: dict, batch: Batch, precision: str) -> 
     """Two steps as `training.fit` takes them."""
     for step in (0, 1):
         updates = method.updates(batch, step)
-        while (update := _next(updates, DEVICE, precision)) is not None:
+        while (update := next_update(updates, DEVICE, precision)) is not None:
             name, terms = update
             optimizers[name].zero_grad()
             parameters = list((method.D if name == "D" else method.G).parameters())

@@ -1,0 +1,47 @@
+import pytest
+
+from nblib import budgets
+from nblib.methods import METHODS
+from nblib.methods.sagan import SAGAN
+
+
+def test_the_thesis_budget_is_the_published_size_and_length():
+    published = budgets.arguments("sagan", "thesis")
+    assert {"width": 64, "grid": 2, "critic_layers": 6, "lr": 5e-5}.items() <= published.items()
+    assert {"batch_size": 32, "steps": 100_000, "decay": 1.0}.items() <= published.items()
+
+
+def test_a_variant_has_its_familys_budget_and_its_own_part():
+    plain, acts = (budgets.arguments(name, "laptop") for name in ("sagan", "sagan_place_acts"))
+    assert acts == plain | {"place_acts": True}
+
+
+def test_every_method_can_be_built_from_its_arguments_at_every_budget_but_the_large_one():
+    for method in METHODS:
+        for budget in set(budgets.BUDGETS) - {"thesis"}:
+            METHODS[method](**budgets.arguments(method, budget, size=64, channels=1))
+
+
+def test_budgets_grow():
+    steps = [budgets.arguments("sagan", b)["steps"] for b in budgets.BUDGETS]
+    assert list(budgets.BUDGETS) == ["smoke", "quick", "laptop", "thesis"]
+    assert steps == sorted(set(steps))
+
+
+def test_overrides_go_before_the_budget():
+    assert budgets.arguments("sagan", "quick", steps=5)["steps"] == 5
+    assert budgets.method_class("sagan_place_acts") is SAGAN
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (("sagn", "quick", {}), "There are: mean_intensity"),
+        (("sagan", "fast", {}), "There are: smoke, quick, laptop, thesis"),
+        (("sagan", "quick", {"widht": 8}), "no argument widht. It has: .*width"),
+    ],
+)
+def test_what_is_unknown_is_named_with_what_there_is(call, words):
+    method, budget, overrides = call
+    with pytest.raises(ValueError, match=words):
+        budgets.arguments(method, budget, **overrides)
