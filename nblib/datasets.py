@@ -28,7 +28,7 @@ from nblib import phantom
 from nblib.files import digest, root, write_json, written_whole
 from nblib.progress import progress
 
-COLOURS = {"grey": "L", "rgb": "RGB"}
+MODES = {"grey": "L", "rgb": "RGB"}
 LISTS = {
     "train/0": "normal",
     "train/unlabeled/0": "unlabeled",
@@ -229,8 +229,8 @@ def load(
     Raises DatasetError, which lists every problem: a missing folder or file, an image that cannot
     be read, a file, an image (by its pixels) or a patient in two of known normal, unlabeled, test.
     """
-    if colour not in COLOURS:
-        raise ValueError(f"colour is '{colour}', but must be one of {', '.join(COLOURS)}.")
+    if colour not in MODES:
+        raise ValueError(f"colour is '{colour}', but must be one of {', '.join(MODES)}.")
     if size < 1:
         raise ValueError(f"size is {size}, but must be at least 1.")
     folder = find(path_or_name)
@@ -404,7 +404,7 @@ def _decode(file: Path, size: int, colour: str) -> tuple[np.ndarray, str, tuple[
     """
     try:
         with Image.open(file) as image:
-            image = _eight_bit(image).convert(COLOURS[colour])
+            image = _eight_bit(image).convert(MODES[colour])
     except Exception as error:  # Pillow raises many kinds for a damaged file
         return f"{file} cannot be read: {error}."
     pixel_digest = digest(repr(image.size).encode(), image.tobytes())

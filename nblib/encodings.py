@@ -11,8 +11,9 @@ from torch import Tensor, nn
 class BinaryCode(nn.Module):
     """The place code of SAGAN: a patch's number in binary, constant over the patch.
 
-    `patches` numbers 0, 1, ... in floor(log2(patches)) + 1 bits, most significant first (thesis,
-    eq. 2.20): 000, 001, 010, 011 for four patches. The thesis' example with two bits is a slip.
+    `patches` numbers 0, 1, ... in floor(log2(patches)) + 1 bits, most significant first: 000, 001,
+    010, 011 for four patches. So the authors' code; the thesis' eq. 2.20 rounds up, which is the
+    same for powers of two, and its example with two bits is a slip.
     """
 
     def __init__(self, patches: int):

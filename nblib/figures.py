@@ -41,7 +41,10 @@ COLOURS = {
     "sagan": _PALETTE[2],
     "sagan_place_acts": _PALETTE[9],
 }
-"""A colour a method: greys for trivial scores, darker for the two fixed references."""
+"""A colour a method: greys for trivial scores, brown and black for the two references."""
+
+MARKERS = {"nothing": "D", "known normals": "s", "known normals + unlabeled": "o"}
+"""A marker for what a method learns from, as `report.uses` says it."""
 
 WIDTH = 6.3
 """Inches: the text width of an A4 page, so that letters print at the size they are set in."""
@@ -174,7 +177,7 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
     axes[3].fill_between(at["step"], held - error, held + error, color=HELD_OUT, alpha=0.3, lw=0)
     axes[3].plot(at["step"], held, "o--", ms=3, color=HELD_OUT, label="held-out unlabeled")
     axes[3].plot(at["step"], at["aucp"], "o-", ms=3, color="black", label="trained-on unlabeled")
-    axes[3].set(title="AUCp (a guide, no quality)", xlabel="step", ylim=(0, 1))
+    axes[3].set(title="AUCp (no measure of quality)", xlabel="step", ylim=(0, 1))
     axes[3].legend(fontsize=7)
     figure.suptitle(title)
     return figure
@@ -302,16 +305,15 @@ def forest(table: pd.DataFrame, title: str) -> Figure:
         colour = COLOURS.get(row.method, "black")
         low, high = row.auc_low, row.auc_high
         axes.plot([low, high], [y, y], color=colour, lw=2)
-        marker = "s" if row.uses == "known normals" else "o"
-        axes.plot(row.auc, y, marker, color=colour, ms=6, mec="black", mew=0.6)
+        axes.plot(row.auc, y, MARKERS[row.uses], color=colour, ms=6, mec="black", mew=0.6)
     names = [f"{row.method}{' *' if row.reference else ''}" for row in table.itertuples()]
     axes.axvline(0.5, color="black", ls=":", lw=1)
     axes.set(yticks=rows, yticklabels=names, xlabel="AUC, 95 % interval over patients", title=title)
     axes.set_ylim(-0.6, len(table) - 0.4)
-    axes.plot([], [], "ks", label="learns from known normals")
-    axes.plot([], [], "ko", label="uses the unlabeled mix")
+    for uses, marker in MARKERS.items():
+        axes.plot([], [], marker, color="black", label=f"learns from {uses}")
     axes.plot([], [], " ", label="* reference, fixed beforehand")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=7)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
 
@@ -353,7 +355,10 @@ def generator_diagram(width: int = 64, patch: int = 32) -> Figure:
         _arrow(axes, (1.7, y - 0.3), (0.3, y - 0.7))
         _arrow(axes, (2.62, y), (4.88, y))
         _arrow(axes, (6.45, y - 0.7), (5.45, y - 0.3))
-        _arrow(axes, (7.47, y), (8.15, 2.68), 0.25)
+    # The maps of the two coarser scales, widened, join the last fusion.
+    for y, bend in ((1, 0.35), (0, 0.4)):
+        _arrow(axes, (7.47, y), (7.3, 2.68), bend)
+    axes.text(8.5, 1.3, "widened", fontsize=7)
     _box(axes, 3.75, 0, "6 residual\nblocks", LAYER, 1.4)
     _arrow(axes, (2.62, 0), (3.03, 0))
     _arrow(axes, (4.47, 0), (4.88, 0))

@@ -1,7 +1,8 @@
 """Many runs -> one tidy table -> .csv, .md, .tex, with a record of the runs beside it.
 
-A table holds one set and one budget. Every number in it can be made again from the per-image
-scores of its runs: those of `data/runs`, or those kept in `data/scores` and committed.
+A table holds one set and one budget. AUC, AP and their intervals are made again from the scores of
+every image: those of `data/runs`, or those kept in `data/scores` and committed. Thresholds,
+localisation and cost come from each run's metrics.json.
 
     python -m nblib.report keep SET BUDGET      copies the scores of finished runs to data/scores
     python -m nblib.report readme               puts the committed tables into README.md
@@ -41,8 +42,8 @@ class Result(NamedTuple):
 def collect(data: str, budget: str) -> list[Result]:
     """The finished base runs of a set at a budget, in the order of METHODS, then by seed.
 
-    A run of `data/runs` goes before its kept scores in `data/scores`. Raises FileNotFoundError,
-    naming the command that makes them, where there is none.
+    A run of `data/runs` takes precedence over its kept scores in `data/scores`. Raises
+    FileNotFoundError, naming the command that makes them, where there is none.
     """
     found: dict[tuple[str, int], Result] = {}
     for file in sorted(_scores_folder(data, budget).glob("*/seed*.json")):
@@ -111,6 +112,8 @@ def table(results: list[Result]) -> pd.DataFrame:
 def uses(method: str) -> str:
     """Which images a method learns from, as tables say it."""
     needs = method_class(method).needs
+    if not needs:
+        return "nothing"
     return "known normals + unlabeled" if "unlabeled" in needs else "known normals"
 
 
@@ -167,12 +170,15 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
         f"{results[0].metrics['patients']} patients, seeds {', '.join(map(str, seeds))}.",
         "AUC and AP: mean over the seeds, 95 % interval over resampled patients.",
         "Sensitivity and specificity at the threshold for 95 % specificity from held-out normals.",
-        "* reference, fixed beforehand. No test label chose a model, a step or a threshold.",
+        "* reference, fixed beforehand.",
+        "Within a run no test label chose a model, a step or a threshold.",
     ]
-    if (rows["method"].str.startswith("sagan")).any() and config["budget"] in ("quick", "laptop"):
+    if rows["method"].str.startswith("sagan").any() and config["budget"] != "thesis":
         lines.append(
             "At this budget SAGAN is narrow, and its critic (4 layers) is not the published one."
         )
+    if config["budget"] == "smoke":
+        lines.append("The numbers of the budget smoke mean nothing: it tests software.")
     if rows["pixel_ap_chance"].notna().any():
         chance = rows[["pixel_ap_chance", "pointing_chance"]].max()
         lines.append(f"By chance: pixel AP {chance.iloc[0]:.3f}, pointing {chance.iloc[1]:.2f}.")
@@ -211,8 +217,12 @@ def numbers(run: Run) -> pd.DataFrame:
     """The numbers of one run with their intervals, a row each, for a notebook."""
     found = run.metrics
     rows = {
-        "AUC": (found["auc"], found["auc_interval"], "0.5 by chance"),
-        "average precision": (found["ap"], found["ap_interval"], "share of abnormal by chance"),
+        "AUC": (found["auc"], found["auc_interval"], "chance: 0.5"),
+        "average precision": (
+            found["ap"],
+            found["ap_interval"],
+            "chance: the share of abnormal images",
+        ),
     }
     if found["threshold"] is not None:
         expected = "{:.2f} to {:.2f}".format(*found["specificity_expected"])
@@ -220,7 +230,7 @@ def numbers(run: Run) -> pd.DataFrame:
         rows["specificity"] = (
             found["specificity"],
             found["specificity_interval"],
-            f"so many held-out normals fix it to {expected} at best",
+            f"expected: {expected} with this many held-out normals",
         )
     for name in ("pixel_ap", "pointing"):
         if name in found:

@@ -5,7 +5,7 @@
     history.csv     losses, gradient norms, AUCp by step; empty for methods that do not train
     scores.csv      image, patient, part, label, score, its percentile among held-out normals
                     (NaN where none were held out), and a method's further scores
-    maps.npz        heat maps and restored images of the test part and of held-out normals
+    maps.npz        heat maps of the test part and of held-out normals, restored test images
     metrics.json    numbers with intervals; written last: where it is, all is there
 
 `run` trains, resumes or reuses. One process writes a run at a time.
@@ -74,7 +74,7 @@ class Run:
 
     @functools.cached_property
     def maps(self) -> dict[str, np.ndarray]:
-        """test_map, test_restored, held_map (n, H, W): the map >= 0, the image in [-1, 1]."""
+        """test_map and held_map (n, H, W), >= 0; test_restored (n, C, H, W), in [-1, 1]."""
         with np.load(self.folder / "maps.npz") as file:
             return {name: file[name].astype(np.float32) for name in file.files}
 
@@ -223,9 +223,9 @@ def _finished(here: Path, identity: dict, code: str) -> bool:
 def _evaluate(here: Path, model: Method, dataset: Dataset, held, seconds: float) -> None:
     """Score every part, and write scores, maps and metrics, in this order."""
     labels = datasets.load_labels(dataset)
-    unknown = np.full(len(held.held_normal), 0)
+    all_normal = np.zeros(len(held.held_normal), int)
     parts = {
-        "held_out_normal": (held.held_normal, unknown),
+        "held_out_normal": (held.held_normal, all_normal),
         "unlabeled": (dataset.unlabeled, labels.unlabeled),
         "test": (dataset.test, labels.test),
     }
@@ -235,12 +235,13 @@ def _evaluate(here: Path, model: Method, dataset: Dataset, held, seconds: float)
             continue
         began = time.monotonic()
         found = detect_all(model, images.images)
-        per_image = 1000 * (time.monotonic() - began) / len(images)
+        spent = time.monotonic() - began
         first, *others = found.scores
         columns = {"image": images.names, "patient": images.patients, "part": part}
         columns |= {"label": label, "score": found.scores[first]}
         tables.append(pd.DataFrame(columns | {name: found.scores[name] for name in others}))
         if part == "test":
+            ms_per_image = 1000 * spent / len(images)
             # Half precision: a map is looked at and ranked, in 64 x 64 pixels by the thousand.
             maps |= {"test_map": found.map, "test_restored": found.restored}
         elif part == "held_out_normal":
@@ -259,7 +260,7 @@ def _evaluate(here: Path, model: Method, dataset: Dataset, held, seconds: float)
     numbers |= {
         "score": first,
         "seconds": round(seconds, 2),
-        "ms_per_image": round(per_image, 4),
+        "ms_per_image": round(ms_per_image, 4),
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": model.steps,
     }

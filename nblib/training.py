@@ -66,6 +66,8 @@ def fit(
     """
     if choice not in ("last", "aucp"):
         raise ValueError(f"choice is '{choice}', but must be last or aucp.")
+    if choice == "aucp" and not (len(data.held_normal) and len(data.held_unlabeled)):
+        raise ValueError("choice='aucp' needs held-out known normals and unlabeled images.")
     device = device or best_device()
     precision = precision or best_precision(device)
     method.to(device).train()

@@ -202,7 +202,10 @@ class SAGAN(Method):
         }
 
     def generator_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Thesis, eq. 2.26: -D(U') + lambda_id |N - N'| + lambda_rec (N - P')^2."""
+        """Thesis, eq. 2.26: -D(U') + lambda_id |N - N'| + lambda_rec (N - P')^2.
+
+        Means over pixels; the thesis' eq. 2.24 prints an unsquared norm, the authors take squares.
+        """
         n, u, p = batch
         u_healthy, n_healthy, p_healthy = self.G(torch.cat([u, n, p])).float().chunk(3)
         return {

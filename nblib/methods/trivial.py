@@ -22,7 +22,9 @@ def vertical_gradient(x: Tensor) -> Tensor:
 
 
 class Statistic(Method):
-    """One number of an image, as its score."""
+    """One number of an image, as its score; it learns from nothing."""
+
+    needs = ()
 
     def __init__(self, statistic=mean_intensity):
         super().__init__()
@@ -104,8 +106,10 @@ class KnownAgainstUnlabeled(Method):
     """Logistic regression that tells known normals from unlabeled images, on PCA coefficients.
 
     Of the unlabeled images only the abnormal ones differ from known normals, so what separates
-    the two separates normal from abnormal. The reference, fixed beforehand, of the methods that
-    use the unlabeled mix.
+    the two separates normal from abnormal, provided that the normal images of both come from the
+    same source: a difference of scanner, view or year would be learnt as if it were disease.
+
+    The reference, fixed beforehand, of the methods that use the unlabeled mix.
     """
 
     needs = ("normal", "unlabeled")
