@@ -86,9 +86,12 @@ def write_links(folder: Path) -> list[Path]:
         nb = nbformat.reads(text, nbformat.NO_CONVERT)
         links = [before and f"← [{before.stem}]({before.name})"]
         links += [after and f"[{after.stem}]({after.name}) →"]
-        cell = nbformat.v4.new_markdown_cell(" · ".join(filter(None, links)), id="navigation")
+        others = _without_navigation(nb)
+        # nbstripout numbers the cells: the one that is there keeps its id.
+        ids = [cell.id for cell in nb.cells if cell not in others] or ["navigation"]
+        cell = nbformat.v4.new_markdown_cell(" · ".join(filter(None, links)), id=ids[0])
         cell.metadata.tags = ["navigation"]
-        nb.cells = [*_without_navigation(nb), cell]
+        nb.cells = [*others, cell]
         new = nbformat.writes(nb).rstrip("\n") + "\n"
         if new != text:
             with written_whole(file) as out:
