@@ -248,7 +248,7 @@ def load(
             f"{images} lacks {len(missing)} of the {len(files)} files that data.json lists: "
             f"{_some(missing)}."
         )
-    there = [name for name in files if name not in set(missing)]
+    there = sorted(set(files) - set(missing))
     pixels, pixel_digests, sizes, key, unreadable = _decoded(folder, images, there, size, colour)
     problems += unreadable
     listed = {part: [] for part in ("normal", "unlabeled", "test")}

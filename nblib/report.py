@@ -74,17 +74,17 @@ def table(results: list[Result]) -> pd.DataFrame:
         values = {str(result.config[name]) for result in results}
         if len(values) > 1:
             raise ValueError(f"One table cannot hold runs of several {name}s: {sorted(values)}.")
-    rows, weights = [], {}
+    # All runs scored the same images: their patients are resampled once, for every method.
+    test = _test_part(results[0])
+    labels, patients = test["label"].to_numpy(int), test["patient"].to_numpy(str)
+    weights = metrics.patient_weights(labels, patients)
+    rows = []
     by_method: dict[str, list[Result]] = {}
     for result in results:
         by_method.setdefault(result.config["method"], []).append(result)
     for method, runs in by_method.items():
-        tests = [r.scores[r.scores["part"] == "test"].sort_values("image") for r in runs]
-        labels, patients = tests[0]["label"].to_numpy(int), tests[0]["patient"].to_numpy(str)
-        if "of all" not in weights:
-            weights["of all"] = metrics.patient_weights(labels, patients)
-        values = [test["score"].to_numpy() for test in tests]
-        resampled = [metrics.weighted_auc_ap(labels, v, weights["of all"]) for v in values]
+        values = [_test_part(run)["score"].to_numpy() for run in runs]
+        resampled = [metrics.weighted_auc_ap(labels, v, weights) for v in values]
         auc_low, auc_high = metrics.interval(np.mean([areas for areas, _ in resampled], 0))
         ap_low, ap_high = metrics.interval(np.mean([aps for _, aps in resampled], 0))
         aucs = [metrics.auc(v[labels == 0], v[labels == 1]) for v in values]
@@ -107,6 +107,10 @@ def table(results: list[Result]) -> pd.DataFrame:
             row[name] = np.mean(numbers) if None not in numbers else np.nan
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _test_part(result: Result) -> pd.DataFrame:
+    return result.scores[result.scores["part"] == "test"].sort_values("image")
 
 
 def uses(method: str) -> str:
