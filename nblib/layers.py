@@ -34,6 +34,60 @@ def up(cin: int, cout: int) -> nn.Sequential:
     )
 
 
+def bn_down(cin: int, cout: int, kernel: int = 4, norm: bool = True) -> nn.Sequential:
+    """Convolution that halves the size, batch norm, LeakyReLU 0.2."""
+    halve = nn.Conv2d(cin, cout, kernel, 2, (kernel - 1) // 2, bias=False)
+    norms = [nn.BatchNorm2d(cout)] if norm else []
+    return nn.Sequential(halve, *norms, nn.LeakyReLU(0.2, inplace=True))
+
+
+def bn_up(cin: int, cout: int, kernel: int = 4) -> nn.Sequential:
+    """Transposed convolution that doubles the size, batch norm, ReLU."""
+    double = nn.ConvTranspose2d(
+        cin, cout, kernel, 2, (kernel - 1) // 2, output_padding=kernel % 2, bias=False
+    )
+    return nn.Sequential(double, nn.BatchNorm2d(cout), nn.ReLU(inplace=True))
+
+
+def dcgan_trunk(size: int, channels: int, width: int, first_norm: bool = False) -> nn.Sequential:
+    """(B, C, size, size) -> (B, width * size / 8, 4, 4): half the size, twice the channels.
+
+    Radford et al. 2016: 4x4 convolutions without bias, batch norm in all but the first.
+    Raises ValueError for a size that is no power of two or below 16.
+    """
+    if size < 16 or size & (size - 1):
+        raise ValueError(
+            f"This network halves images down to 4 x 4: the size must be 16, 32, 64, 128, ...; "
+            f"got {size}."
+        )
+    stages = [bn_down(channels, width, norm=first_norm)]
+    while (pixels := size >> len(stages)) > 4:
+        cin = width * size // pixels // 2
+        stages.append(bn_down(cin, 2 * cin))
+    return nn.Sequential(*stages)
+
+
+def dcgan_generator(size: int, channels: int, width: int, latent: int) -> nn.Sequential:
+    """(B, latent, 1, 1) -> (B, C, size, size) in (-1, 1): the mirror of `dcgan_trunk`."""
+    c = width * size // 8
+    first = nn.ConvTranspose2d(latent, c, 4, 1, 0, bias=False)
+    stages = [nn.Sequential(first, nn.BatchNorm2d(c), nn.ReLU(inplace=True))]
+    while c > width:
+        stages.append(bn_up(c, c // 2))
+        c //= 2
+    last = nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False)
+    return nn.Sequential(*stages, last, nn.Tanh())
+
+
+def dcgan_weights(module: nn.Module) -> None:
+    """For `network.apply`: convolutions ~ N(0, 0.02^2), batch norm's scale ~ N(1, 0.02^2)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1, 0.02)
+        nn.init.zeros_(module.bias)
+
+
 class Residual(nn.Module):
     """x + norm(conv(relu(norm(conv(x))))), 3x3."""
 
@@ -108,6 +162,29 @@ class AttentionGate(nn.Module):
 
     def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
         return skip * self.attention(deeper, skip)
+
+
+class Translator(nn.Module):
+    """The generator of StarGAN, HealthyGAN and Brainomaly: (B, C, H, W) -> raw (B, outputs, H, W).
+
+    A 7x7 convolution, two that halve the size, residual blocks, two that double it, a 7x7 head.
+    H and W must be multiples of 4.
+    """
+
+    def __init__(self, channels: int, outputs: int, width: int = 64, blocks: int = 6):
+        super().__init__()
+        self.layers = nn.Sequential(
+            conv(channels, width, 7),
+            conv(width, 2 * width, 4, 2),
+            conv(2 * width, 4 * width, 4, 2),
+            *(Residual(4 * width) for _ in range(blocks)),
+            up(4 * width, 2 * width),
+            up(2 * width, width),
+            nn.Conv2d(width, outputs, 7, 1, 3, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
 
 
 def cut(x: Tensor, grid: int) -> Tensor:

@@ -3,6 +3,8 @@
     config.json     everything that fixes the result, and what it was made with
     checkpoint.pt   weights; while training also what is needed to go on
     history.csv     losses, gradient norms, AUCp by step; empty for methods that do not train
+    watched.csv     the score of every test image at each checkpoint, to be looked at afterwards;
+                    nothing is chosen by it
     scores.csv      image, patient, part, label, score, its percentile among held-out normals
                     (NaN where none were held out), and a method's further scores
     maps.npz        heat maps of the test part and of held-out normals, restored test images
@@ -26,7 +28,7 @@ import pandas as pd
 import torch
 
 from nblib import budgets, datasets, metrics
-from nblib.datasets import Dataset
+from nblib.datasets import Dataset, HeldOut
 from nblib.files import digest, one_writer, root, write_json, written_whole
 from nblib.methods import METHODS
 from nblib.methods.method import Method, detect_all
@@ -71,6 +73,11 @@ class Run:
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
         return read_scores(self.folder / "scores.csv")
+
+    @functools.cached_property
+    def watched(self) -> pd.DataFrame:
+        """Scores of the test images, (images, checkpoints), by name and step; empty if none."""
+        return _watched(self.folder)
 
     @functools.cached_property
     def maps(self) -> dict[str, np.ndarray]:
@@ -164,13 +171,20 @@ def run(
         write_json(here / "config.json", identity | made_with)
         torch.manual_seed(seed)
         model = METHODS[method](**arguments)
-        held = dataset.hold_out(seed, held_out)
+        seen = dataset.at(model.image_size or dataset.size)
+        held = seen.hold_out(seed, held_out)
         history = fit(
-            model, held, seed, here / "checkpoint.pt", choice, what=f"{method} on {dataset.name}"
+            model,
+            held,
+            seed,
+            here / "checkpoint.pt",
+            choice,
+            watch=None if model.optimises else functools.partial(_watch, here, seen),
+            what=f"{method} on {dataset.name}",
         )
         with written_whole(here / "history.csv", "w") as file:
             history.to_csv(file, index=False)
-        _evaluate(here, model, dataset, held, history.attrs["seconds"])
+        _evaluate(here, model, dataset, seen, held, history)
     return Run(here)
 
 
@@ -220,14 +234,38 @@ def _finished(here: Path, identity: dict, code: str) -> bool:
     return False
 
 
-def _evaluate(here: Path, model: Method, dataset: Dataset, held, seconds: float) -> None:
-    """Score every part, and write scores, maps and metrics, in this order."""
+def _watch(here: Path, dataset: Dataset, model: Method, step: int) -> None:
+    """Note the scores of the test images at a checkpoint. A resumed training notes them again."""
+    table = _watched(here)
+    table = table.loc[:, [done for done in table if done < step]]
+    scores = next(iter(detect_all(model, dataset.test.images).scores.values()))
+    table = pd.concat([table, pd.Series(scores, dataset.test.names, name=step)], axis=1)
+    with written_whole(here / "watched.csv", "w") as file:
+        table.rename_axis("image").to_csv(file)
+
+
+def _watched(here: Path) -> pd.DataFrame:
+    file = here / "watched.csv"
+    if not file.exists():
+        return pd.DataFrame()
+    table = pd.read_csv(file, dtype={"image": str}).set_index("image")
+    return table.rename(columns=int)
+
+
+def _evaluate(
+    here: Path, model: Method, dataset: Dataset, seen: Dataset, held: HeldOut, history: pd.DataFrame
+) -> None:
+    """Score every part, and write scores, maps and metrics, in this order.
+
+    seen: the set at the size that the method sees. Maps are kept at the set's own size, to which
+    those of larger images are averaged.
+    """
     labels = datasets.load_labels(dataset)
     all_normal = np.zeros(len(held.held_normal), int)
     parts = {
         "held_out_normal": (held.held_normal, all_normal),
-        "unlabeled": (dataset.unlabeled, labels.unlabeled),
-        "test": (dataset.test, labels.test),
+        "unlabeled": (seen.unlabeled, labels.unlabeled),
+        "test": (seen.test, labels.test),
     }
     tables, maps = [], {}
     for part, (images, label) in parts.items():
@@ -249,7 +287,8 @@ def _evaluate(here: Path, model: Method, dataset: Dataset, held, seconds: float)
     scores = pd.concat(tables)
     of_held_out = scores.loc[scores["part"] == "held_out_normal", "score"].to_numpy()
     scores.insert(5, "percentile", metrics.percentile(scores["score"].to_numpy(), of_held_out))
-    kept = {k: v.astype(np.float16) for k, v in maps.items() if v is not None}
+    maps = {k: _averaged(v, dataset.size) for k, v in maps.items() if v is not None}
+    kept = {k: v.astype(np.float16) for k, v in maps.items()}
     with written_whole(here / "scores.csv", "w") as file:
         scores.to_csv(file, index=False)
     with written_whole(here / "maps.npz") as file:
@@ -259,12 +298,21 @@ def _evaluate(here: Path, model: Method, dataset: Dataset, held, seconds: float)
         numbers |= metrics.localisation(maps["test_map"], labels.masks, labels.annotated)
     numbers |= {
         "score": first,
-        "seconds": round(seconds, 2),
+        "seconds": round(history.attrs["seconds"], 2),
         "ms_per_image": round(ms_per_image, 4),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": model.steps,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "steps": int(history["step"].max()) if len(history) else 0,
     }
     write_json(here / "metrics.json", numbers)
+
+
+def _averaged(images: np.ndarray, size: int) -> np.ndarray:
+    """(..., H, W) -> (..., size, size), each pixel the mean of the area that it covers."""
+    if images.shape[-1] == size:
+        return images
+    flat = torch.from_numpy(images).reshape(-1, 1, *images.shape[-2:])
+    small = torch.nn.functional.interpolate(flat, (size, size), mode="area")
+    return small.reshape(*images.shape[:-2], size, size).numpy()
 
 
 def _plain(value):

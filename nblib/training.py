@@ -1,7 +1,7 @@
 """`fit`: the only training loop. It knows no method by name."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,7 @@ def fit(
     precision: str | None = None,
     device: str | None = None,
     compile: bool | str = False,
+    watch: Callable[[Method, int], None] | None = None,
     what: str = "training",
 ) -> pd.DataFrame:
     """Train `method` in place, or go on from `checkpoint` where that exists, bit for bit.
@@ -57,7 +58,8 @@ def fit(
     choice: the model that is left in `method`, 'last' or 'aucp' (the checkpoint with the highest
     AUCp). precision: 'fp32' or 'bf16' (autocast; critics stay in fp32); by default bf16 where the
     device computes in it. compile: compile the method's networks in place (True, or the name of a
-    backend).
+    backend). watch: called with the method and the number of steps done at every checkpoint, before
+    it is saved; its time is not counted, and nothing that it returns is used.
 
     Returns the history: a row for each few steps with the mean of every term and the mean norm of
     every optimiser's gradient, and AUCp at the checkpoints; the seconds spent stand in
@@ -68,6 +70,8 @@ def fit(
         raise ValueError(f"choice is '{choice}', but must be last or aucp.")
     if choice == "aucp" and not (len(data.held_normal) and len(data.held_unlabeled)):
         raise ValueError("choice='aucp' needs held-out known normals and unlabeled images.")
+    if choice == "aucp" and method.optimises:
+        raise ValueError("choice='aucp' is not for a method that optimises for each image.")
     device = device or best_device()
     precision = precision or best_precision(device)
     method.to(device).train()
@@ -118,6 +122,9 @@ def fit(
             updates = method.updates(batches(step), step)
             while (update := next_update(updates, device, precision)) is not None:
                 name, terms = update
+                if name is None:
+                    numbers |= terms
+                    continue
                 optimizers[name].zero_grad()
                 sum(terms.values()).backward(inputs=parameters[name])
                 gradients = [p.grad for p in parameters[name] if p.grad is not None]
@@ -139,6 +146,10 @@ def fit(
             if done % checkpoint_every and done < steps:
                 continue
             rows[-1] |= _aucp(method, data)
+            if watch:
+                paused = time.monotonic()
+                watch(method, done)
+                began += time.monotonic() - paused
             if choice == "aucp" and rows[-1]["aucp"] > best["aucp"]:
                 state = {k: v.clone() for k, v in method.state_dict().items()}
                 best = dict(aucp=rows[-1]["aucp"], step=done, method=state)
@@ -201,7 +212,7 @@ def _aucp(method: Method, data: HeldOut) -> dict[str, float]:
         detection = detect_all(method, part.images[:AUCP_IMAGES])
         return next(iter(detection.scores.values()))
 
-    if not len(data.held_normal) or not len(data.held_unlabeled):
+    if method.optimises or not len(data.held_normal) or not len(data.held_unlabeled):
         return {"aucp": np.nan, "aucp_held_out": np.nan, "aucp_held_out_error": np.nan}
     normal = scores(data.held_normal)
     trained, held = scores(_spread(data.unlabeled)), scores(_spread(data.held_unlabeled))

@@ -47,19 +47,26 @@ class Method(nn.Module):
     known_zeros: tuple[str, ...] = ()
     """Parts of the names of parameters whose gradient is zero by construction."""
 
+    image_size: int | None = None
+    """The size of images it needs, where that is not the size of the set (see `runs.run`)."""
+
+    optimises: bool = False
+    """Whether `detect` optimises for each image: too slow for AUCp at every checkpoint."""
+
     def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
         """The closed-form part, once before step 0, from floats (n, C, H, W) in [-1, 1]."""
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """Named optimisers which together own each trained parameter once; {} = no training."""
+        """Named optimisers; {} = no training. Each parameter that requires a gradient is in one."""
         return {}
 
-    def updates(self, batch: Batch, step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Yield (optimiser, {term: scalar}) for each update of this step.
+    def updates(self, batch: Batch, step: int) -> Iterator[tuple[str | None, dict[str, Tensor]]]:
+        """Yield (optimiser, {term: scalar}) for each update of this step, an optimiser once.
 
         `yield` means "update now": the sum of the terms is minimised over the parameters of that
         optimiser before the next line runs, which sees the updated network; the same terms are
-        logged. Never yield inside a `with`: the loop would run in that mode.
+        logged. With None for an optimiser nothing is updated: the numbers are only logged.
+        Never yield inside a `with`: the loop would run in that mode.
         """
         return iter(())
 

@@ -26,7 +26,7 @@ from nblib.layers import (
     paste,
     up,
 )
-from nblib.losses import gradient_penalty
+from nblib.losses import wasserstein
 from nblib.methods.method import Detection, Method, residual
 
 
@@ -184,7 +184,8 @@ class SAGAN(Method):
         }
 
     def updates(self, batch: Batch, step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        yield "D", self.critic_terms(batch.normal, self.healthy(batch.unlabeled))
+        healthy = self.healthy(batch.unlabeled)
+        yield "D", wasserstein(self.D, batch.normal, healthy, self.lambda_gp)
         if step % 2:
             yield "G", self.generator_terms(batch)
 
@@ -192,14 +193,6 @@ class SAGAN(Method):
     def healthy(self, unlabeled: Tensor) -> Tensor:
         """U' without graph: what the critic is shown as generated."""
         return self.G(unlabeled).float()
-
-    def critic_terms(self, normal: Tensor, healthy: Tensor) -> dict[str, Tensor]:
-        """Thesis, eq. 2.27: D(U') - D(N) + lambda_gp GP, for real N and generated U'."""
-        fake, real = self.D(torch.cat([healthy, normal])).chunk(2)
-        return {
-            "adversarial": fake.mean() - real.mean(),
-            "penalty": self.lambda_gp * gradient_penalty(self.D.forward, normal, healthy),
-        }
 
     def generator_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Thesis, eq. 2.26: -D(U') + lambda_id |N - N'| + lambda_rec (N - P')^2.

@@ -1,0 +1,79 @@
+"""What a method costs: its parameters, and the floating point operations that torch counts."""
+
+import pandas as pd
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from nblib import budgets
+from nblib.batches import Batch
+from nblib.methods import METHODS
+from nblib.methods.method import Method
+
+
+def networks(method: str, *at: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
+    """Parameters and operations of a method, a column for each budget.
+
+    Rows: the trained parameters of each network; the operations (millions) that it takes to score
+    an image, and to train with one image of a batch, forward and backward, on average over a step
+    of the critic alone and one of both. An operation is a multiplication or an addition in a
+    convolution or matrix product; the rest is not counted.
+    """
+    return pd.DataFrame({budget: _count(method, budget, size, channels) for budget in at})
+
+
+def _count(name: str, budget: str, size: int, channels: int) -> dict[str, str]:
+    overrides = {"batch_size": 1} if _trains(name) else {}
+    method = METHODS[name](**budgets.arguments(name, budget, size, channels, **overrides))
+    rows = {f"parameters of {part}": _trained(net) for part, net in method.named_children()}
+    rows = {what: f"{number:,}" for what, number in rows.items() if number}
+    image = torch.zeros(1, channels, size, size)
+    rows["scoring an image, MFLOP"] = f"{_scoring(method, image) / 1e6:,.0f}"
+    if _trains(name):
+        rows["training with an image, MFLOP"] = f"{_training(method, image) / 1e6:,.0f}"
+    return rows
+
+
+def _trains(name: str) -> bool:
+    return "batch_size" in budgets.arguments(name, "thesis")
+
+
+def _trained(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+class Counter(TorchDispatchMode):
+    """Adds up the operations of what runs inside it, each by torch's own formula.
+
+    Torch's FlopCounterMode also follows modules, and stops at a gradient taken inside a training
+    step, as the gradient penalty takes one.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if formula := flop_registry.get(func.overloadpacket):
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
+
+
+def _scoring(method: Method, image: torch.Tensor) -> int:
+    with Counter() as counter, torch.no_grad():
+        method.eval().detect(image)
+    return counter.total
+
+
+def _training(method: Method, image: torch.Tensor) -> float:
+    method.train()
+    optimizers = method.optimizers()
+    images = image.expand(method.batch_size, -1, -1, -1)
+    with Counter() as counter:
+        for step in (1, 2):
+            for name, terms in method.updates(Batch(images, images, images), step):
+                if name is not None:
+                    groups = optimizers[name].param_groups
+                    owned = [p for group in groups for p in group["params"]]
+                    sum(terms.values()).backward(inputs=owned)
+    return counter.total / 2 / method.batch_size
