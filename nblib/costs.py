@@ -1,5 +1,8 @@
 """What a method costs: its parameters, and the floating point operations that torch counts."""
 
+import time
+
+import numpy as np
 import pandas as pd
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -8,7 +11,7 @@ from torch.utils.flop_counter import flop_registry
 from nblib import budgets
 from nblib.batches import Batch
 from nblib.methods import METHODS
-from nblib.methods.method import Method
+from nblib.methods.method import Method, detect_all
 
 
 def networks(method: str, *at: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
@@ -20,6 +23,24 @@ def networks(method: str, *at: str, size: int = 64, channels: int = 1) -> pd.Dat
     convolution or matrix product; the rest is not counted.
     """
     return pd.DataFrame({budget: _count(method, budget, size, channels) for budget in at})
+
+
+def throughput(method: Method, images: np.ndarray, *batch_sizes: int) -> pd.DataFrame:
+    """Images (n, C, H, W), uint8, that a method scores in a second, by the size of the batch.
+
+    Measured one after the other in this process; n should be a multiple of the largest size, of
+    the smaller ones as many images are scored as fill four batches.
+    """
+    detect_all(method, images[:1])
+    rows = {}
+    for size in batch_sizes:
+        some = images[: max(4 * size, 1)]
+        began = time.perf_counter()
+        detect_all(method, some, size)
+        rows[size] = {"images a second": len(some) / (time.perf_counter() - began)}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")
+    table["ratio"] = table["images a second"] / table["images a second"].iloc[0]
+    return table.round(2)
 
 
 def _count(name: str, budget: str, size: int, channels: int) -> dict[str, str]:

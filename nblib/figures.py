@@ -6,6 +6,7 @@ Whatever shows the drawn set says "phantom".
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
@@ -25,8 +26,15 @@ _PALETTE = sns.color_palette("colorblind").as_hex()
 NORMAL, ABNORMAL, HELD_OUT = _PALETTE[0], _PALETTE[1], _PALETTE[7]
 """Colours of normal and abnormal test images and of held-out known normals."""
 
-TERMS = (_PALETTE[3], _PALETTE[0], "#000000", _PALETTE[8])
-"""Colours of the terms of a loss, told apart by their line styles too."""
+LINES = (
+    (_PALETTE[3], "-"),
+    (_PALETTE[0], "--"),
+    ("#000000", ":"),
+    (_PALETTE[8], "-."),
+    (_PALETTE[2], (0, (5, 1))),
+    (_PALETTE[4], (0, (1, 1))),
+)
+"""Colours and styles of the lines of a plot, such as the terms of a loss, in this order."""
 
 COLOURS = {
     "mean_intensity": "#c6c6c6",
@@ -38,10 +46,21 @@ COLOURS = {
     "pca64": "#424242",
     "nearest_normals": _PALETTE[5],
     "known_against_unlabeled": "#000000",
+    "pretrained_knn": "#7b3294",
+    "pretrained_logistic": "#2c2c8f",
+    "pretrained_knn_64": "#b99ac9",
+    "pretrained_logistic_64": "#9393d1",
+    "anogan": _PALETTE[3],
+    "alad": _PALETTE[4],
+    "alocc": _PALETTE[8],
+    "ganomaly": _PALETTE[6],
+    "healthygan": _PALETTE[0],
+    "brainomaly": _PALETTE[1],
     "sagan": _PALETTE[2],
     "sagan_place_acts": _PALETTE[9],
 }
-"""A colour a method: greys for trivial scores, brown and black for the two references."""
+"""A colour a method: greys for trivial scores, brown and black for the two references, purple and
+dark blue for pretrained features."""
 
 MARKERS = {"nothing": "D", "known normals": "s", "known normals + unlabeled": "o"}
 """A marker for what a method learns from, as `report.uses` says it."""
@@ -151,35 +170,83 @@ def parts(dataset: Dataset, labels: Labels, columns: int = 8) -> Figure:
 
 @_styled
 def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
-    """Losses of each network, norms of their gradients, and AUCp, over the steps."""
+    """Losses of each network, norms of their gradients, what else was logged, and AUCp."""
     networks = list(dict.fromkeys(c.split(".")[0] for c in history if "." in c))
-    figure, axes = _figure(2, 2, height=4.0)
-    axes = axes.flat
-    styles = ["-", "--", ":", "-."]
-    for cell, network in zip(axes, networks, strict=False):
-        terms = [c for c in history if c.startswith(f"{network}.") and "gradient_norm" not in c]
-        for style, colour, term in zip(styles, TERMS, terms, strict=False):
-            values = history[["step", term]].dropna()
-            cell.plot(*values.to_numpy().T, style, label=term.split(".")[1], color=colour)
-        large = max(abs(history[term]).max() for term in terms) > 10
-        scale = "symlog" if large else "linear"
-        cell.set(title=f"terms of {network}", xlabel="step", yscale=scale)
-        cell.legend(fontsize=7)
-    for style, network in zip(styles, networks, strict=False):
-        values = history[["step", f"{network}.gradient_norm"]].dropna()
-        axes[2].plot(*values.to_numpy().T, style, color=TERMS[0], label=network)
-    axes[2].set(title="norm of the gradient", xlabel="step", yscale="log")
-    axes[2].yaxis.set_minor_formatter(NullFormatter())
-    axes[2].legend(fontsize=7)
+    logged = [c for c in history if "." not in c and not c.startswith(("step", "aucp"))]
     at = history.dropna(subset=["aucp"])
-    error = 1.96 * at["aucp_held_out_error"]
-    held = at["aucp_held_out"]
-    axes[3].fill_between(at["step"], held - error, held + error, color=HELD_OUT, alpha=0.3, lw=0)
-    axes[3].plot(at["step"], held, "o--", ms=3, color=HELD_OUT, label="held-out unlabeled")
-    axes[3].plot(at["step"], at["aucp"], "o-", ms=3, color="black", label="trained-on unlabeled")
-    axes[3].set(title="AUCp (no measure of quality)", xlabel="step", ylim=(0, 1))
-    axes[3].legend(fontsize=7)
+    panels = len(networks) + 1 + bool(logged) + bool(len(at))
+    rows = -(-panels // 2)
+    figure, axes = _figure(rows, 2, height=2.0 * rows)
+    axes = iter(axes.flat)
+    for network in networks:
+        cell = next(axes)
+        terms = [c for c in history if c.startswith(f"{network}.") and "gradient_norm" not in c]
+        _lines(cell, history, {term: term.split(".")[1] for term in terms})
+        large = max(abs(history[term]).max() for term in terms) > 10
+        cell.set(title=f"terms of {network}", yscale="symlog" if large else "linear")
+    cell = next(axes)
+    _lines(cell, history, {f"{network}.gradient_norm": network for network in networks})
+    cell.set(title="norm of the gradient", yscale="log")
+    cell.yaxis.set_minor_formatter(NullFormatter())
+    if logged:
+        cell = next(axes)
+        _lines(cell, history, {name: name for name in logged})
+        cell.set(title="also logged", ylim=(0, 1))
+    if len(at):
+        cell = next(axes)
+        error = 1.96 * at["aucp_held_out_error"]
+        held = at["aucp_held_out"]
+        cell.fill_between(at["step"], held - error, held + error, color=HELD_OUT, alpha=0.3, lw=0)
+        cell.plot(at["step"], held, "o--", ms=3, color=HELD_OUT, label="held-out unlabeled")
+        cell.plot(at["step"], at["aucp"], "o-", ms=3, color="black", label="trained-on unlabeled")
+        cell.set(title="AUCp (no measure of quality)", xlabel="step", ylim=(0, 1))
+        cell.legend(fontsize=7)
+    for cell in axes:
+        cell.axis("off")
     figure.suptitle(title)
+    return figure
+
+
+def _lines(axes, table: pd.DataFrame, names: dict[str, str]) -> None:
+    """Columns of a table, by name and label, over its steps."""
+    for (colour, style), (name, label) in zip(itertools.cycle(LINES), names.items(), strict=False):
+        values = table[["step", name]].dropna()
+        axes.plot(*values.to_numpy().T, ls=style, color=colour, label=label)
+    axes.set_xlabel("step")
+    axes.legend(fontsize=7)
+
+
+@_styled
+def curves(
+    table: pd.DataFrame, title: str, ylabel: str = "AUC", mark: float | None = None
+) -> Figure:
+    """Each column of a table over its index, which names the x axis; `mark` is a place on it."""
+    figure, axes = _figure(height=2.6)
+    axes = axes[0, 0]
+    for (colour, style), name in zip(itertools.cycle(LINES), table, strict=False):
+        values = table[name].dropna()
+        marker = "o" if len(values) < 50 else None
+        axes.plot(values.index, values, marker=marker, ms=3, ls=style, color=colour, label=name)
+    if ylabel == "AUC":
+        axes.axhline(0.5, color="black", lw=0.6)
+    if mark is not None:
+        axes.axvline(mark, color="black", lw=1, label="stopped here")
+    axes.set(xlabel=table.index.name, ylabel=ylabel, title=title)
+    axes.legend(fontsize=7)
+    return figure
+
+
+@_styled
+def scatter(points: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+    """Points (n, 2) of normal and abnormal test images, such as an embedding; axes mean nothing."""
+    figure, axes = _figure(height=3.6)
+    axes = axes[0, 0]
+    kinds = {"normal": (0, NORMAL, "o"), "abnormal": (1, ABNORMAL, "^")}
+    for name, (label, colour, marker) in kinds.items():
+        chosen = points[labels == label]
+        axes.plot(*chosen.T, marker, ms=3.5, color=colour, alpha=0.7, mew=0, label=f"test, {name}")
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.legend(fontsize=7)
     return figure
 
 
@@ -298,18 +365,25 @@ def gate_maps(images: np.ndarray, gates: list[np.ndarray], title: str = "") -> F
 
 @_styled
 def forest(table: pd.DataFrame, title: str) -> Figure:
-    """AUC with its interval for each row of `report.table`, a colour a method, chance marked."""
-    figure, axes = _figure(height=0.9 + 0.24 * len(table))
-    axes, rows = axes[0, 0], np.arange(len(table))[::-1]
+    """AUC with its interval for each row of `report.table`, a colour a method, chance marked.
+
+    Methods that use the unlabeled mix stand below those that do not, apart from them.
+    """
+    uses_mix = table["uses"].str.contains("unlabeled").to_numpy()
+    rows = -np.arange(len(table)) - 0.8 * uses_mix
+    figure, axes = _figure(height=1.1 + 0.22 * len(table))
+    axes = axes[0, 0]
     for y, row in zip(rows, table.itertuples(), strict=True):
         colour = COLOURS.get(row.method, "black")
         low, high = row.auc_low, row.auc_high
         axes.plot([low, high], [y, y], color=colour, lw=2)
         axes.plot(row.auc, y, MARKERS[row.uses], color=colour, ms=6, mec="black", mew=0.6)
     names = [f"{row.method}{' *' if row.reference else ''}" for row in table.itertuples()]
+    if uses_mix.any() and not uses_mix.all():
+        axes.axhline(rows[uses_mix].max() + 0.9, color=HELD_OUT, lw=0.8)
     axes.axvline(0.5, color="black", ls=":", lw=1)
     axes.set(yticks=rows, yticklabels=names, xlabel="AUC, 95 % interval over patients", title=title)
-    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.set_ylim(rows.min() - 0.6, 0.6)
     for uses, marker in MARKERS.items():
         axes.plot([], [], marker, color="black", label=f"learns from {uses}")
     axes.plot([], [], " ", label="* reference, fixed beforehand")

@@ -18,14 +18,21 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
-from nblib import __version__, metrics
+from nblib import __version__, budgets, metrics, runs
 from nblib.budgets import method_class
+from nblib.datasets import Dataset
 from nblib.files import root, write_json, written_whole
 from nblib.methods import METHODS
 from nblib.runs import Run, read_scores
 
-REFERENCES = ("nearest_normals", "known_against_unlabeled")
+REFERENCES = {
+    "known normals": "nearest_normals",
+    "known normals + unlabeled": "known_against_unlabeled",
+}
 """Fixed beforehand: one for methods that learn from known normals, one for those that use U."""
+
+PRETRAINED = {"known normals": "pretrained_knn", "known normals + unlabeled": "pretrained_logistic"}
+"""What one would use without training anything, for each of the two kinds."""
 
 PROJECT = Path(__file__).parent.parent
 PUBLISHED = PROJECT / "data" / "published.csv"
@@ -66,6 +73,8 @@ def collect(data: str, budget: str) -> list[Result]:
 def table(results: list[Result]) -> pd.DataFrame:
     """A row a method: AUC, AP, sensitivity over the seeds, intervals over patients, cost.
 
+    In the order of METHODS: first what learns from known normals, then what uses the unlabeled mix.
+
     auc, ap: means over the seeds; *_low, *_high: 95 % interval of that mean over resampled
     patients, for these very seeds; auc_seed_sd: deviation between seeds, NaN with one seed.
     Raises ValueError where results differ in set, budget or images.
@@ -82,8 +91,8 @@ def table(results: list[Result]) -> pd.DataFrame:
     by_method: dict[str, list[Result]] = {}
     for result in results:
         by_method.setdefault(result.config["method"], []).append(result)
-    for method, runs in by_method.items():
-        values = [_test_part(run)["score"].to_numpy() for run in runs]
+    for method, own in by_method.items():
+        values = [_test_part(run)["score"].to_numpy() for run in own]
         resampled = [metrics.weighted_auc_ap(labels, v, weights) for v in values]
         auc_low, auc_high = metrics.interval(np.mean([areas for areas, _ in resampled], 0))
         ap_low, ap_high = metrics.interval(np.mean([aps for _, aps in resampled], 0))
@@ -91,8 +100,8 @@ def table(results: list[Result]) -> pd.DataFrame:
         row = {
             "method": method,
             "uses": uses(method),
-            "reference": method in REFERENCES,
-            "seeds": len(runs),
+            "reference": method in REFERENCES.values(),
+            "seeds": len(own),
             "auc": np.mean(aucs),
             "auc_low": auc_low,
             "auc_high": auc_high,
@@ -103,7 +112,7 @@ def table(results: list[Result]) -> pd.DataFrame:
         }
         for name in ("sensitivity", "specificity", "pixel_ap", "pixel_ap_chance", "pointing",
                      "pointing_chance", "seconds", "ms_per_image", "parameters"):  # fmt: skip
-            numbers = [r.metrics.get(name) for r in runs]
+            numbers = [r.metrics.get(name) for r in own]
             row[name] = np.mean(numbers) if None not in numbers else np.nan
         rows.append(row)
     return pd.DataFrame(rows)
@@ -177,10 +186,10 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
         "* reference, fixed beforehand.",
         "Within a run no test label chose a model, a step or a threshold.",
     ]
-    if rows["method"].str.startswith("sagan").any() and config["budget"] != "thesis":
-        lines.append(
-            "At this budget SAGAN is narrow, and its critic (4 layers) is not the published one."
-        )
+    if any(changed(result) for result in results):
+        lines.append("Networks are smaller and trained shorter than published: see the settings.")
+    if rows["method"].str.startswith("pretrained").any():
+        lines.append("pretrained_knn and pretrained_logistic see 224 x 224 pixels, not these.")
     if config["budget"] == "smoke":
         lines.append("The numbers of the budget smoke mean nothing: it tests software.")
     if rows["pixel_ap_chance"].notna().any():
@@ -193,6 +202,26 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
     return " ".join(lines)
 
 
+def changed(result: Result) -> dict[str, str]:
+    """The arguments of a run that are not the published ones, as 'run's (published)'."""
+    published = budgets.arguments(result.config["method"], "thesis", result.config["size"])
+    given = result.config["arguments"]
+    return {
+        name: f"{given[name]:,} ({'as G' if value is None else f'{value:,}'})"
+        for name, value in published.items()
+        if isinstance(given.get(name), int | float)
+        and given[name] != value
+        and name not in ("size", "channels")
+    }
+
+
+def settings(results: list[Result]) -> pd.DataFrame:
+    """A row for each method that did not run at its published size: what differs, and how."""
+    rows = {result.config["method"]: changed(result) for result in results}
+    table = pd.DataFrame.from_dict({k: v for k, v in rows.items() if v}, orient="index")
+    return table.rename_axis("method").fillna("").reset_index()
+
+
 def write(results: list[Result], name: str = "results") -> pd.DataFrame:
     """Write the table as `figures/<set>/<budget>/<name>.csv`, .md, .tex, and the record .json."""
     rows = table(results)
@@ -202,7 +231,7 @@ def write(results: list[Result], name: str = "results") -> pd.DataFrame:
     latex = printed.style.hide(axis="index").format(escape="latex")
     files = {
         ".csv": rows.to_csv(index=False, float_format="%.6g"),
-        ".md": printed.to_markdown(index=False, disable_numparse=True) + f"\n\n{words}\n",
+        ".md": f"{markdown(printed)}\n\n{words}\n\n{markdown(settings(results))}\n",
         ".tex": latex.to_latex(hrules=True, caption=re.sub(r"([%_&#$])", r"\\\1", words)),
     }
     for suffix, text in files.items():
@@ -210,6 +239,11 @@ def write(results: list[Result], name: str = "results") -> pd.DataFrame:
             file.write(text)
     write_json(stem.with_suffix(".json"), record(results))
     return rows
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of texts as Markdown, its numbers as they are written."""
+    return table.to_markdown(index=False, disable_numparse=True)
 
 
 def record(results: list[Result]) -> dict:
@@ -249,6 +283,67 @@ def numbers(run: Run) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def beside(run: Run, dataset: Dataset) -> pd.DataFrame:
+    """A run, the reference of its kind, and pretrained features, on the same images, for print.
+
+    The other two are made where they are missing: neither trains a network.
+    """
+    config, kind = run.config, uses(run.config["method"])
+    others = [REFERENCES[kind], PRETRAINED[kind]]
+    made = [runs.run(name, dataset, config["budget"], config["seed"]) for name in others]
+    rows = table([Result(r.config, r.metrics, r.scores) for r in (*made, run)])
+    columns = ["method", "learns from", "AUC", "AP", "training s", "ms an image"]
+    return for_print(rows)[columns].set_index("method")
+
+
+def inside_unlabeled(run: Run, dataset: Dataset) -> pd.DataFrame:
+    """AUC with its interval on the test part (inductive) and inside U (transductive).
+
+    The labels of U are used for this number and for nothing else. Of U, what was trained on is
+    told from what was held out.
+    """
+    scores = run.scores
+    held = dataset.hold_out(run.config["seed"], run.config["held_out"]).held_unlabeled.names
+    unlabeled, is_held = scores[scores["part"] == "unlabeled"], scores["image"].isin(held)
+    parts = {
+        "test (inductive)": scores[scores["part"] == "test"],
+        "unlabeled (transductive)": unlabeled,
+        "unlabeled, trained on": unlabeled[~is_held],
+        "unlabeled, held out": unlabeled[is_held],
+    }
+    rows = {}
+    for name, part in parts.items():
+        labels, values = part["label"].to_numpy(int), part["score"].to_numpy()
+        if set(labels) != {0, 1}:
+            continue
+        weights = metrics.patient_weights(labels, part["patient"].to_numpy(str))
+        low, high = metrics.interval(metrics.weighted_auc_ap(labels, values, weights)[0])
+        area = metrics.auc(values[labels == 0], values[labels == 1])
+        rows[name] = {"images": len(part), "AUC": area, "low": low, "high": high}
+    return pd.DataFrame.from_dict(rows, orient="index").round(3)
+
+
+def over_training(run: Run) -> pd.DataFrame:
+    """AUCp and the AUC on the test part at each checkpoint, by step.
+
+    The latter is worked out here, afterwards, from scores that were noted: nothing uses it.
+    """
+    test = run.scores[run.scores["part"] == "test"].set_index("image")["label"]
+    labels = test[run.watched.index].to_numpy()
+    areas = {
+        step: metrics.auc(scores[labels == 0], scores[labels == 1])
+        for step, scores in run.watched.items()
+    }
+    history = run.history.set_index("step")
+    return pd.DataFrame(
+        {
+            "test AUC, never used": pd.Series(areas),
+            "AUCp, unlabeled images trained on": history["aucp"].dropna(),
+            "AUCp, unlabeled images held out": history["aucp_held_out"].dropna(),
+        }
+    ).rename_axis("step")
+
+
 def with_tables(text: str) -> str:
     """A page whose blocks `<!-- table SET BUDGET -->` ... `<!-- end -->` hold the written tables.
 
@@ -258,8 +353,7 @@ def with_tables(text: str) -> str:
     def block(match: re.Match) -> str:
         rows = pd.read_csv(PROJECT / "figures" / match[1] / match[2] / "results.csv")
         printed = for_print(rows)[["method", "learns from", "seeds", "AUC", "sd of seeds", "AP"]]
-        words = printed.to_markdown(index=False, disable_numparse=True)
-        return f"<!-- table {match[1]} {match[2]} -->\n{words}\n<!-- end -->"
+        return f"<!-- table {match[1]} {match[2]} -->\n{markdown(printed)}\n<!-- end -->"
 
     return re.sub(r"<!-- table (\S+) (\S+) -->.*?<!-- end -->", block, text, flags=re.DOTALL)
 

@@ -4,6 +4,7 @@ Trained on normal images, G maps x to a code z, to an image x', and that to a co
 abnormal image the two codes differ.
 """
 
+import copy
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -116,6 +117,14 @@ class GANomaly(Method):
         map = (x - restored).abs().mean(1) / 2
         scores = {"latent": (z - z_restored).square().mean((1, 2, 3))}
         return Detection(scores | {"residual": map.mean((1, 2))}, map, restored)
+
+    def authors_score(self, x: Tensor) -> Tensor:
+        """The score (B,) that the authors' code gives x in one batch: batch norm in training mode.
+
+        It depends on the other images of the batch, and so leaks what they are. To be shown, never
+        used.
+        """
+        return copy.deepcopy(self).train().detect(x).scores["latent"]
 
     def codes(self, x: Tensor) -> Tensor:
         """z (B, latent) of images (B, C, H, W)."""
