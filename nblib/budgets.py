@@ -19,6 +19,7 @@ from nblib.methods.brainomaly import Brainomaly
 from nblib.methods.ganomaly import GANomaly
 from nblib.methods.healthygan import HealthyGAN
 from nblib.methods.method import Method
+from nblib.methods.pretrained import PretrainedKNN, PretrainedLogistic
 from nblib.methods.sagan import SAGAN
 
 # HealthyGAN, Brainomaly, SAGAN. A narrow generator and a true patch critic (4 x 4 outputs) learn in
@@ -49,7 +50,8 @@ BUDGETS = {
         _ONE_CLASS | _TINY | dict(steps=8),
         search_steps=5,
         average=0.5,
-    ),
+    )
+    | dict.fromkeys((PretrainedKNN, PretrainedLogistic), dict(pixels=64)),
     "quick": _overrides(
         _TRANSLATION | dict(steps=200), _ONE_CLASS | dict(steps=300), search_steps=50, average=0.98
     ),

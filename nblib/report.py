@@ -16,13 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.metrics import average_precision_score
 
 from nblib import __version__, budgets, metrics, runs
+from nblib.batches import to_float
 from nblib.budgets import method_class
-from nblib.datasets import Dataset
+from nblib.datasets import Dataset, Labels
 from nblib.files import root, write_json, written_whole
 from nblib.methods import METHODS
+from nblib.methods.method import Method, detect_all
 from nblib.runs import Run, read_scores
 
 REFERENCES = {
@@ -202,7 +205,7 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
     return " ".join(lines)
 
 
-def changed(result: Result) -> dict[str, str]:
+def changed(result: Result | Run) -> dict[str, str]:
     """The arguments of a run that are not the published ones, as 'run's (published)'."""
     published = budgets.arguments(result.config["method"], "thesis", result.config["size"])
     given = result.config["arguments"]
@@ -215,7 +218,7 @@ def changed(result: Result) -> dict[str, str]:
     }
 
 
-def settings(results: list[Result]) -> pd.DataFrame:
+def settings(results: list[Result] | list[Run]) -> pd.DataFrame:
     """A row for each method that did not run at its published size: what differs, and how."""
     rows = {result.config["method"]: changed(result) for result in results}
     table = pd.DataFrame.from_dict({k: v for k, v in rows.items() if v}, orient="index")
@@ -283,17 +286,59 @@ def numbers(run: Run) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def compared(method: str) -> tuple[str, str]:
+    """The reference and the pretrained features that a method is shown beside."""
+    kind = uses(method)
+    return REFERENCES[kind], PRETRAINED[kind]
+
+
 def beside(run: Run, dataset: Dataset) -> pd.DataFrame:
     """A run, the reference of its kind, and pretrained features, on the same images, for print.
 
     The other two are made where they are missing: neither trains a network.
     """
-    config, kind = run.config, uses(run.config["method"])
-    others = [REFERENCES[kind], PRETRAINED[kind]]
+    config = run.config
+    others = [name for name in compared(config["method"]) if name != config["method"]]
     made = [runs.run(name, dataset, config["budget"], config["seed"]) for name in others]
     rows = table([Result(r.config, r.metrics, r.scores) for r in (*made, run)])
     columns = ["method", "learns from", "AUC", "AP", "training s", "ms an image"]
     return for_print(rows)[columns].set_index("method")
+
+
+def scores_beside(run: Run) -> pd.DataFrame:
+    """AUC and AP on the test part of each score that a method gives; the first is its own."""
+    scores = run.scores[run.scores["part"] == "test"]
+    known = ("image", "patient", "part", "label", "percentile")
+    names = {n: run.metrics["score"] if n == "score" else n for n in scores if n not in known}
+    rows = {}
+    for column, name in names.items():
+        values = scores[column].to_numpy()
+        normal = scores["label"].to_numpy() == 0
+        area = metrics.auc(values[normal], values[~normal])
+        rows[name] = {"AUC": area, "AP": average_precision_score(~normal, values)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("score").round(3)
+
+
+def batch_statistics(
+    method: Method, dataset: Dataset, labels: Labels, orders: dict[str, np.ndarray]
+) -> pd.DataFrame:
+    """AUC of GANomaly's score with running statistics, and by each batch's own, as its authors do.
+
+    orders: the test images in some orders; batches of 64 are cut from each.
+    """
+
+    def area(scores: np.ndarray, of: np.ndarray) -> float:
+        return metrics.auc(scores[of == 0], scores[of == 1])
+
+    own = next(iter(detect_all(method, dataset.test.images).scores.values()))
+    rows = {("running", "any"): area(own, labels.test)}
+    for name, order in orders.items():
+        images = to_float(torch.from_numpy(dataset.test.images[order]))
+        with torch.no_grad():
+            scores = torch.cat([method.authors_score(batch) for batch in images.split(64)])
+        rows["of the batch", name] = area(scores.numpy(), labels.test[order])
+    table = pd.DataFrame({"AUC": rows}).round(3)
+    return table.rename_axis(["statistics of batch norm", "order of the test images"])
 
 
 def inside_unlabeled(run: Run, dataset: Dataset) -> pd.DataFrame:

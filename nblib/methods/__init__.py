@@ -23,7 +23,7 @@ METHODS = {
     "pca64": partial(trivial.PCAResidual, components=64),
     "nearest_normals": trivial.NearestNormals,
     "pretrained_knn": PretrainedKNN,
-    "pretrained_knn_64": partial(PretrainedKNN, image_size=None),
+    "pretrained_knn_64": partial(PretrainedKNN, enlarge=True),
     "anogan": AnoGAN,
     "alad": ALAD,
     "alocc": ALOCC,
@@ -31,7 +31,7 @@ METHODS = {
     # use the unlabeled mix as well
     "known_against_unlabeled": trivial.KnownAgainstUnlabeled,
     "pretrained_logistic": PretrainedLogistic,
-    "pretrained_logistic_64": partial(PretrainedLogistic, image_size=None),
+    "pretrained_logistic_64": partial(PretrainedLogistic, enlarge=True),
     "healthygan": HealthyGAN,
     "brainomaly": Brainomaly,
     "sagan": SAGAN,

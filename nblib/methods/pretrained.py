@@ -15,9 +15,6 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from nblib.methods.method import Detection, Method
 
-SIZE = 224
-"""Pixels along each side of the images that the network was trained on."""
-
 DEPTHS = (2, 3, 4)
 """Of timm's stages: the outputs of blocks 5, 11 and 16, at 28 x 28, 14 x 14 and 7 x 7 places."""
 
@@ -44,10 +41,10 @@ def backbone(name: str, device: torch.device) -> nn.Module:
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
-def maps(x: Tensor, name: str = "tf_efficientnet_lite0") -> list[Tensor]:
-    """Feature maps of images (B, 1 or 3, H, W) in [-1, 1], scaled to 224 x 224, at three depths."""
-    if x.shape[-1] != SIZE:
-        x = interpolate(x, (SIZE, SIZE), mode="bilinear")
+def maps(x: Tensor, name: str, pixels: int = 224) -> list[Tensor]:
+    """Feature maps at three depths of images (B, 1 or 3, H, W) in [-1, 1], scaled to `pixels`."""
+    if x.shape[-1] != pixels:
+        x = interpolate(x, (pixels, pixels), mode="bilinear")
     mean, deviation = (x.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_DEVIATION))
     x = (((x + 1) / 2 - mean) / deviation).contiguous(memory_format=torch.channels_last)
     network = backbone(name, x.device)
@@ -72,17 +69,21 @@ class Pretrained(Method):
 
     The map is, at each of 14 x 14 places, the distance of its feature to the nearest one of known
     normals (Roth et al. 2022, PatchCore), of which `PLACES` are kept. model: a timm model with
-    stages as in `DEPTHS`; image_size: the size that the images are read at.
+    stages as in `DEPTHS`; pixels: along each side of what it sees, 224 as in its training;
+    enlarge: see the images that other methods see, scaled up, instead of larger ones.
     """
 
-    def __init__(self, model: str = "tf_efficientnet_lite0", image_size: int | None = SIZE):
+    def __init__(
+        self, model: str = "tf_efficientnet_lite0", pixels: int = 224, enlarge: bool = False
+    ):
         super().__init__()
-        self.model, self.image_size = model, image_size
+        self.model, self.pixels = model, pixels
+        self.image_size = None if enlarge else pixels
 
     def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
         features, places = [], []
         for x in normal.split(32):
-            found = maps(x, self.model)
+            found = self.maps(x)
             features.append(averaged(found))
             places.append(placed(found))
         features, places = torch.cat(features), torch.cat(places).flatten(0, 1)
@@ -96,13 +97,16 @@ class Pretrained(Method):
         self.keep(places=(places[some] - self.place_mean) / self.place_deviation)
         self.fit(self.standardised(features), unlabeled)
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        return maps(x, self.model, self.pixels)
+
     def standardised(self, features: Tensor) -> Tensor:
         """Each feature with mean 0 and deviation 1 over the known normals."""
         return (features - self.mean) / self.deviation
 
     def features(self, x: Tensor) -> Tensor:
         """Standardised features (n, 472) of images (n, C, H, W) in [-1, 1], in small batches."""
-        found = [averaged(maps(part, self.model)) for part in x.split(32)]
+        found = [averaged(self.maps(part)) for part in x.split(32)]
         return self.standardised(torch.cat(found))
 
     def fit(self, known: Tensor, unlabeled: Tensor) -> None:
@@ -114,7 +118,7 @@ class Pretrained(Method):
         raise NotImplementedError
 
     def detect(self, x: Tensor) -> Detection:
-        found = maps(x, self.model)
+        found = self.maps(x)
         places = (placed(found) - self.place_mean) / self.place_deviation
         nearest = torch.cdist(places, self.places).amin(2)
         side = found[1].shape[-1]
