@@ -51,7 +51,7 @@ BUDGETS = {
         search_steps=5,
         average=0.5,
     )
-    | dict.fromkeys((PretrainedKNN, PretrainedLogistic), dict(pixels=64)),
+    | {PretrainedKNN: dict(pixels=64), PretrainedLogistic: dict(pixels=64)},
     "quick": _overrides(
         _TRANSLATION | dict(steps=200), _ONE_CLASS | dict(steps=300), search_steps=50, average=0.98
     ),

@@ -349,7 +349,8 @@ def inside_unlabeled(run: Run, dataset: Dataset) -> pd.DataFrame:
     """
     scores = run.scores
     held = dataset.hold_out(run.config["seed"], run.config["held_out"]).held_unlabeled.names
-    unlabeled, is_held = scores[scores["part"] == "unlabeled"], scores["image"].isin(held)
+    unlabeled = scores[scores["part"] == "unlabeled"]
+    is_held = unlabeled["image"].isin(held)
     parts = {
         "test (inductive)": scores[scores["part"] == "test"],
         "unlabeled (transductive)": unlabeled,

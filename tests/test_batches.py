@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nblib.batches import Batches, step_seed, to_float
+from nblib.batches import Batches, flipped, step_seed, to_float
 
 ALL = ("normal", "unlabeled", "pseudo")
 
@@ -144,3 +144,42 @@ def test_step_seeds_do_not_collide():
     seeds |= {step_seed(0, step) for step in range(1000, 31_000)}
     assert len(seeds) == 60_000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+# Flips
+
+
+def mirrored(found, x):
+    """Which images of x were mirrored left to right; fails where one was changed otherwise."""
+    same, mirror = ((found == y).flatten(1).all(1) for y in (x, x.flip(3)))
+    assert (same ^ mirror).all()
+    return mirror.numpy()
+
+
+def test_a_flip_mirrors_an_image_left_to_right_in_all_channels_or_leaves_it():
+    x = to_float(torch.from_numpy(numbered(60, channels=3)))
+    before = x.clone()
+    found = flipped(x)
+    assert found.shape == x.shape and found.dtype == x.dtype
+    mirror = mirrored(found, x)
+    assert 0 < mirror.sum() < 60
+    assert np.array_equal(found[mirror].numpy(), before.numpy()[mirror][..., ::-1])
+    assert torch.equal(x, before)
+
+
+def test_each_image_is_mirrored_by_itself_half_of_the_time():
+    x = torch.rand(1000, 1, 2, 6)
+    first, second = mirrored(flipped(x), x), mirrored(flipped(x), x)
+    for count in (first.sum(), second.sum(), (first == second).sum()):
+        assert abs(count - 500) < 80  # five standard deviations
+    pairs = first[1:] == first[:-1]
+    assert abs(pairs.sum() - 500) < 80
+
+
+def test_flips_follow_torchs_random_state():
+    """The loop sets it at each step, so that a training can be resumed."""
+    x, found = torch.rand(50, 1, 4, 4), []
+    for seed in (7, 7, 8):
+        torch.manual_seed(seed)
+        found.append(flipped(x))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])

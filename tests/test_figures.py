@@ -1,6 +1,7 @@
 import colorsys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nblib import datasets, figures, runs
@@ -66,3 +67,44 @@ def test_drawing_leaves_the_users_own_style_alone(shown):
     before = dict(plt.rcParams)
     figures.histogram(shown[2])
     assert dict(plt.rcParams) == before and not plt.get_fignums()
+
+
+def test_training_curves_show_every_term_of_every_network_and_what_else_was_logged():
+    names = [f"D{i}.{term}" for i in range(3) for term in ("real", "generated")]
+    names += [f"G.term{i}" for i in range(7)]
+    history = pd.DataFrame({"step": [1, 2], **{name: [0.1, 0.2] for name in names}})
+    for network in ("D0", "D1", "D2", "G"):
+        history[f"{network}.gradient_norm"] = [1.0, 2.0]
+    history = history.assign(mask=[0.4, 0.5], aucp=np.nan, aucp_held_out=np.nan)
+    figure = figures.training_curves(history)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:5] == [f"terms of D{i}" for i in range(3)] + [
+        "terms of G",
+        "norm of the gradient",
+    ]
+    assert "also logged" in titles and not any("AUCp" in title for title in titles)
+    assert [len(axes.lines) for axes in figure.axes[:6]] == [2, 2, 2, 7, 4, 1]
+
+
+def test_curves_draw_each_column_over_the_index_and_mark_a_place():
+    table = pd.DataFrame({"a": [0.5, 0.6], "b": [np.nan, 0.7]}, index=[10, 20]).rename_axis("step")
+    axes = figures.curves(table, "title", mark=15).axes[0]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn["a"] == [[10, 0.5], [20, 0.6]] and drawn["b"] == [[20, 0.7]]
+    assert [x for x, _ in drawn["stopped here"]] == [15, 15]
+    assert axes.get_xlabel() == "step"
+
+
+def test_an_embedding_tells_classes_by_marker_too():
+    axes = figures.scatter(np.arange(8).reshape(4, 2), np.array([0, 1, 1, 0]), "").axes[0]
+    normal, abnormal = axes.lines
+    assert normal.get_xydata().tolist() == [[0, 1], [6, 7]]
+    assert abnormal.get_marker() != normal.get_marker()
+
+
+def test_methods_that_use_the_mix_stand_apart_in_the_forest(shown):
+    rows = {"method": ["pca16", "ganomaly", "sagan"], "reference": False, "auc": 0.6}
+    kinds = ["known normals", "known normals", "known normals + unlabeled"]
+    table = pd.DataFrame(rows | {"auc_low": 0.5, "auc_high": 0.7, "uses": kinds})
+    first, second, third = figures.forest(table, "").axes[0].get_yticks()
+    assert first - second == 1 and second - third > 1.5

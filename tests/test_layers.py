@@ -13,8 +13,14 @@ from nblib.layers import (
     LeakyReLU,
     Placed,
     Residual,
+    Translator,
+    bn_down,
+    bn_up,
     conv,
     cut,
+    dcgan_generator,
+    dcgan_trunk,
+    dcgan_weights,
     instance_norm,
     paste,
     up,
@@ -28,6 +34,10 @@ def seeded():
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
 
 
 def standardised(x):
@@ -157,16 +167,20 @@ def test_leaky_relu_gives_the_gradient_penalty_torchs_weight_gradients():
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
-def test_the_published_critic_has_the_published_number_of_parameters():
+@pytest.mark.parametrize("channels, published", [(1, 44_719_040), (3, 44_721_088)])
+def test_the_published_critic_has_the_published_number_of_parameters(channels, published):
+    """A convolution with a bias has in x out x kernel^2 weights and out biases."""
     with torch.device("meta"):
-        D = Critic(64, channels=1, width=64, n_layers=6)
-    assert sum(p.numel() for p in D.parameters()) == 44_719_040
+        D = Critic(64, channels=channels, width=64, n_layers=6)
+    chain = [channels, 64, 128, 256, 512, 1024, 2048]
+    layers = sum(16 * cin * cout + cout for cin, cout in zip(chain, chain[1:], strict=False))
+    assert count(D) == layers + 9 * 2048 == published
 
 
 def test_a_critic_has_the_parameters_that_one_counts_by_hand():
     D = Critic(32, channels=3, width=4, n_layers=2)
     first, second, head = 3 * 4 * 16 + 4, 4 * 8 * 16 + 8, 8 * 9
-    assert sum(p.numel() for p in D.parameters()) == first + second + head
+    assert count(D) == first + second + head
 
 
 @pytest.mark.parametrize(
@@ -260,3 +274,184 @@ def test_a_gate_is_half_open_on_average_in_every_patch_however_its_bias_stands()
     assert alpha.min() > 0 and alpha.max() < 1
     assert alpha.std() > 0.1
     assert (alpha.mean((1, 2, 3)) - 0.5).abs().max() < 0.05
+
+
+# With batch norm
+
+
+@pytest.mark.parametrize("kernel", [4, 5])
+@pytest.mark.parametrize("h, w", [(2, 4), (6, 10), (8, 8), (14, 16), (30, 64)])
+def test_even_sizes_are_halved_and_any_are_doubled_exactly(kernel, h, w):
+    x = torch.randn(2, 3, h, w)
+    assert bn_down(3, 5, kernel)(x).shape == (2, 5, h // 2, w // 2)
+    assert bn_up(3, 5, kernel)(x).shape == (2, 5, 2 * h, 2 * w)
+    odd = torch.randn(2, 3, h + 1, w + 1)
+    assert bn_up(3, 5, kernel)(odd).shape == (2, 5, 2 * h + 2, 2 * w + 2)
+
+
+def over_the_batch(x):
+    """Batch norm at its start, in NumPy."""
+    mean, variance = x.mean((0, 2, 3), keepdims=True), x.var((0, 2, 3), keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5)
+
+
+@pytest.mark.parametrize("kernel, padding", [(4, 1), (5, 2)])
+def test_bn_down_is_convolution_batch_norm_and_a_leaky_relu_of_a_fifth(kernel, padding):
+    x = 3 * torch.randn(4, 2, 8, 8) + 1
+    for norm in True, False:
+        block = bn_down(2, 6, kernel, norm)
+        made = nn.functional.conv2d(x, block[0].weight, stride=2, padding=padding)
+        made = made.detach().numpy()
+        expected = over_the_batch(made) if norm else made
+        expected = np.where(expected < 0, 0.2 * expected, expected)
+        np.testing.assert_allclose(block(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+        assert count(block) == 2 * 6 * kernel**2 + 12 * norm
+
+
+@pytest.mark.parametrize("kernel", [4, 5])
+def test_bn_up_is_the_mirrored_convolution_batch_norm_and_a_relu(kernel):
+    """A transposed convolution is the gradient of the convolution that halves the size."""
+    x, block = torch.randn(3, 6, 4, 4), bn_up(6, 2, kernel)
+    halve = bn_down(2, 6, kernel)[0]
+    halve.weight = block[0].weight
+    wide = torch.zeros(3, 2, 8, 8, requires_grad=True)
+    (made,) = torch.autograd.grad(halve(wide), wide, x)
+    expected = np.maximum(over_the_batch(made.numpy()), 0)
+    np.testing.assert_allclose(block(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert count(block) == 2 * 6 * kernel**2 + 4
+
+
+def test_batch_norm_scores_with_what_it_saw_in_training():
+    block = bn_down(1, 3)
+    for _ in range(60):
+        block(5 + 2 * torch.randn(64, 1, 8, 8))
+    block.eval()
+    x = 5 + 2 * torch.randn(256, 1, 8, 8)
+    alone, together = block(x[:1]), block(x)
+    torch.testing.assert_close(alone, together[:1], rtol=1e-4, atol=1e-5)
+    before = torch.where(together < 0, 5 * together, together)
+    assert before.mean((0, 2, 3)).abs().max() < 0.2
+    assert (before.std((0, 2, 3)) - 1).abs().max() < 0.1
+
+
+# DCGAN
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_trunk_ends_at_four_pixels_and_a_generator_starts_from_one(size, channels):
+    trunk, generator = dcgan_trunk(size, channels, 2), dcgan_generator(size, channels, 2, 7)
+    deepest = 2 * size // 8
+    assert trunk(torch.randn(3, channels, size, size)).shape == (3, deepest, 4, 4)
+    made = generator(torch.randn(3, 7, 1, 1))
+    assert made.shape == (3, channels, size, size)
+    assert made.abs().max() < 1 and made.std() > 0
+
+
+def test_both_have_the_channels_of_the_paper_at_64_pixels():
+    down, up = [], []
+    for network, seen in ((dcgan_trunk(64, 3, 64), down), (dcgan_generator(64, 3, 64, 100), up)):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                seen.append((module.in_channels, module.out_channels))
+    assert down == [(3, 64), (64, 128), (128, 256), (256, 512)]
+    assert up == [(100, 512), (512, 256), (256, 128), (128, 64), (64, 3)]
+
+
+def test_dcgans_have_the_parameters_that_one_counts_by_hand():
+    """At 64 pixels and width 64 those of PyTorch's tutorial: G 3,576,704, D 2,765,568.
+
+    That D has a head besides, of 512 x 4^2 weights. No bias in any convolution.
+    """
+    with torch.device("meta"):
+        trunk, generator = dcgan_trunk(64, 3, 64), dcgan_generator(64, 3, 64, 100)
+        normed, narrow = dcgan_trunk(64, 3, 64, first_norm=True), dcgan_trunk(16, 1, 5)
+        small = dcgan_generator(16, 1, 5, 7)
+    chain = [(64, 128), (128, 256), (256, 512)]
+    expected = 16 * 3 * 64 + sum(16 * cin * cout + 2 * cout for cin, cout in chain)
+    assert count(trunk) == expected == 2_765_568 - 16 * 512
+    assert count(normed) == expected + 2 * 64
+    expected = 16 * 100 * 512 + 2 * 512 + sum(16 * cin * cout + 2 * cin for cin, cout in chain)
+    assert count(generator) == expected + 16 * 64 * 3 == 3_576_704
+    assert count(narrow) == 16 * 5 + 16 * 5 * 10 + 20
+    assert count(small) == 16 * 7 * 10 + 20 + 16 * 10 * 5 + 10 + 16 * 5
+
+
+def test_the_first_layer_has_a_norm_only_where_it_is_asked_for():
+    for first_norm in False, True:
+        stages = dcgan_trunk(32, 1, 2, first_norm)
+        norms = [any(isinstance(m, nn.BatchNorm2d) for m in stage) for stage in stages]
+        assert norms == [first_norm, True, True]
+
+
+@pytest.mark.parametrize("size", [48, 8, 4, 0, 96, 100])
+def test_a_size_that_cannot_be_halved_to_four_is_refused_with_sizes_that_can(size):
+    with pytest.raises(ValueError, match=f"got {size}") as error:
+        dcgan_trunk(size, 1, 2)
+    for possible in map(int, re.findall(r"\d+(?=, )", str(error.value).split(":")[1])):
+        assert dcgan_trunk(possible, 1, 1)(torch.zeros(2, 1, possible, possible)).shape[-1] == 4
+
+
+def test_dcgans_weights_start_with_the_spread_of_the_paper():
+    network = nn.Sequential(dcgan_trunk(32, 3, 16), dcgan_generator(32, 3, 16, 64), nn.Linear(9, 9))
+    linear = network[2].weight.clone()
+    for p in network[:2].parameters():
+        nn.init.constant_(p, 9)
+    network.apply(dcgan_weights)
+    kernels = [p for p in network[:2].parameters() if p.ndim == 4]
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    scales = torch.cat([m.weight for m in norms])
+    assert len(kernels) == 3 + 4 and len(norms) == 2 + 3
+    for values, mean in [(p.flatten(), 0) for p in kernels] + [(scales, 1)]:
+        error = 0.02 / len(values) ** 0.5
+        assert abs(values.mean().item() - mean) < 5 * error
+        assert values.std().item() == pytest.approx(0.02, abs=5 * error / 2**0.5)
+    assert all(not m.bias.any() for m in norms)
+    assert torch.equal(network[2].weight, linear)
+
+
+# Translator
+
+
+@pytest.mark.parametrize("h, w", [(4, 8), (16, 16), (20, 12), (64, 64)])
+@pytest.mark.parametrize("channels, outputs", [(1, 1), (1, 2), (3, 1), (3, 4)])
+def test_a_translator_keeps_the_size_of_images_of_a_multiple_of_four(h, w, channels, outputs):
+    G = Translator(channels, outputs, width=2, blocks=1)
+    assert G(torch.randn(2, channels, h, w)).shape == (2, outputs, h, w)
+
+
+class TheirResidual(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(c, c, 3, 1, 1, bias=False), nn.InstanceNorm2d(c, affine=True), nn.ReLU(),
+            nn.Conv2d(c, c, 3, 1, 1, bias=False), nn.InstanceNorm2d(c, affine=True),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return x + self.main(x)
+
+
+def test_a_translator_is_the_layer_table_in_plain_torch():
+    """The head is raw: no norm, no tanh."""
+    w = 4
+    theirs = nn.Sequential(
+        nn.Conv2d(3, w, 7, 1, 3, bias=False), nn.InstanceNorm2d(w, affine=True), nn.ReLU(),
+        nn.Conv2d(w, 2 * w, 4, 2, 1, bias=False), nn.InstanceNorm2d(2 * w, affine=True), nn.ReLU(),
+        nn.Conv2d(2 * w, 4 * w, 4, 2, 1, bias=False), nn.InstanceNorm2d(4 * w, affine=True),
+        nn.ReLU(),
+        *(TheirResidual(4 * w) for _ in range(6)),
+        nn.ConvTranspose2d(4 * w, 2 * w, 4, 2, 1, bias=False),
+        nn.InstanceNorm2d(2 * w, affine=True), nn.ReLU(),
+        nn.ConvTranspose2d(2 * w, w, 4, 2, 1, bias=False), nn.InstanceNorm2d(w, affine=True),
+        nn.ReLU(),
+        nn.Conv2d(w, 4, 7, 1, 3, bias=False),
+    ).double()  # fmt: skip
+    ours = Translator(3, 4, width=w).double()
+    with torch.no_grad():
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            p.add_(0.2 * torch.randn_like(p))
+            q.copy_(p)
+        x = torch.randn(2, 3, 16, 24, dtype=torch.float64)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-6, atol=1e-8)
+        assert ours(x).abs().max() > 1

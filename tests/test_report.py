@@ -89,3 +89,79 @@ def test_the_tables_in_the_readme_are_those_that_were_written():
     text = (report.PROJECT / "README.md").read_text()
     assert report.with_tables(text) == text
     assert text.count("<!-- table ") == 3
+
+
+def test_a_method_is_shown_beside_the_reference_and_the_pretrained_features_of_its_kind(make_set):
+    dataset = datasets.load(make_set())
+    for method, reference, pretrained in (
+        ("mean_image", "nearest_normals *", "pretrained_knn"),
+        ("brainomaly", "known_against_unlabeled *", "pretrained_logistic"),
+    ):
+        beside = report.beside(runs.run(method, dataset, "smoke"), dataset)
+        assert set(beside.index) == {method, reference, pretrained}
+        assert beside["learns from"].nunique() == 1
+
+
+def test_settings_name_what_is_not_published_with_the_published_value(make_set):
+    run = runs.run("brainomaly", datasets.load(make_set()), "smoke")
+    row = report.settings([run]).set_index("method").loc["brainomaly"]
+    assert row["steps"] == "8 (200,000)" and row["width"] == "4 (64)"
+    assert row["lr"] == "0.0005 (0.0001)"
+    assert row["critic_width"] == "4 (as G)"
+    assert "lambda_id" not in row and "size" not in row
+    other = datasets.load(make_set("another set", seed=1))
+    assert report.settings([runs.run("pca16", other, "smoke")]).empty
+
+
+def test_the_scores_of_a_method_stand_beside_each_other_its_own_first(make_set):
+    run = runs.run("alocc", datasets.load(make_set()), "smoke")
+    beside = report.scores_beside(run)
+    assert list(beside.index) == ["OCC2", "OCC1", "residual"]
+    test = run.scores[run.scores["part"] == "test"]
+    for name, column in (("OCC2", "score"), ("OCC1", "OCC1")):
+        expected = roc_auc_score(test["label"], test[column])
+        assert beside.loc[name, "AUC"] == pytest.approx(expected, abs=5e-4)
+        assert beside.loc[name, "AP"] == pytest.approx(
+            average_precision_score(test["label"], test[column]), abs=5e-4
+        )
+
+
+def test_the_transductive_auc_is_that_of_the_unlabeled_images_and_their_labels(make_set):
+    counts = {"train/0": 40, "train/unlabeled/0": 20, "train/unlabeled/1": 20}
+    dataset = datasets.load(make_set("a mix", counts))
+    run = runs.run("known_against_unlabeled", dataset, "smoke", seed=1)
+    rows = report.inside_unlabeled(run, dataset)
+    unlabeled = run.scores[run.scores["part"] == "unlabeled"]
+    expected = roc_auc_score(unlabeled["label"], unlabeled["score"])
+    assert rows.loc["unlabeled (transductive)", "AUC"] == pytest.approx(expected, abs=5e-4)
+    assert rows.loc["test (inductive)", "AUC"] == pytest.approx(run.metrics["auc"], abs=5e-4)
+    held = dataset.hold_out(1).held_unlabeled.names
+    of_trained = unlabeled[~unlabeled["image"].isin(held)]
+    assert rows.loc["unlabeled, trained on", "images"] == len(of_trained) == 36
+    expected = roc_auc_score(of_trained["label"], of_trained["score"])
+    assert rows.loc["unlabeled, trained on", "AUC"] == pytest.approx(expected, abs=5e-4)
+
+
+def test_the_auc_over_training_follows_from_the_noted_scores(make_set):
+    counts = {"train/0": 40, "train/unlabeled/0": 12, "train/unlabeled/1": 12}
+    run = runs.run("alocc", datasets.load(make_set("a mix", counts)), "smoke", rho=0.0)
+    over = report.over_training(run)
+    assert list(over.index) == list(run.watched) == [4, 8]
+    test = run.scores[run.scores["part"] == "test"]
+    at_the_end = roc_auc_score(test["label"], test["score"])
+    assert over["test AUC, never used"].iloc[-1] == pytest.approx(at_the_end)
+    history = run.history.set_index("step")["aucp"].dropna()
+    assert over["AUCp, unlabeled images trained on"].tolist() == history.tolist()
+
+
+def test_scoring_by_the_statistics_of_the_batch_depends_on_the_order_of_the_images(make_set):
+    counts = {"test/0": 40, "test/1": 40}
+    dataset = datasets.load(make_set("long", counts))
+    labels = datasets.load_labels(dataset)
+    run = runs.run("ganomaly", dataset, "smoke")
+    index = np.arange(80)
+    orders = {"as listed": index, "turned round": index[::-1], "again": index}
+    rows = report.batch_statistics(run.method(), dataset, labels, orders)["AUC"]
+    assert rows["running", "any"] == pytest.approx(run.metrics["auc"], abs=5e-4)
+    assert rows["of the batch", "as listed"] == rows["of the batch", "again"]
+    assert rows["of the batch", "as listed"] != rows["of the batch", "turned round"]

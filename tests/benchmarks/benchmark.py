@@ -7,12 +7,14 @@ Prints, in one run, so that a busy or a slow machine disturbs both sides alike:
   of the critic computed in the generator step, InstanceNorm2d, torch's LeakyReLU, one parameter
   at a time in Adam; in single precision;
 - milliseconds an image at scoring, in batches against one image at a time;
+- the same for AnoGAN's search, and without batch norms folded into their convolutions;
 - the time to load a decoded set from the cache.
 
 Both sides do the same arithmetic. Sides take turns; a figure is the minimum over the turns.
 """
 
 import argparse
+import copy
 import time
 
 import torch
@@ -23,6 +25,7 @@ from nblib import datasets
 from nblib.batches import Batch
 from nblib.layers import LeakyReLU
 from nblib.losses import gradient_penalty
+from nblib.methods import anogan
 from nblib.methods.method import detect_all
 from nblib.methods.sagan import SAGAN
 from nblib.training import best_device, best_precision, next_update
@@ -127,6 +130,30 @@ def scoring(width: int, n: int, turns: int) -> None:
         print(f"scoring, width {width}: {name}: {1000 * value / n:7.2f} ms an image, x {ratio:.2f}")
 
 
+def searching(width: int, n: int, steps: int, turns: int) -> None:
+    method = anogan.AnoGAN(width=width, search_steps=steps).to(DEVICE)
+    pixels = torch.randint(0, 256, (n, 1, 64, 64), dtype=torch.uint8).numpy()
+    folded = anogan.folded
+
+    def side(fold, images: int):
+        def search() -> None:
+            anogan.folded = fold
+            detect_all(method, pixels[:images], images)
+
+        return search
+
+    sides = {
+        "one at a time": (side(folded, 1), 1),
+        "in a batch, not folded": (side(copy.deepcopy, n), n),
+        "in a batch": (side(folded, n), n),
+    }
+    seconds = fastest({name: search for name, (search, _) in sides.items()}, turns)
+    per_image = {name: seconds[name] / images for name, (_, images) in sides.items()}
+    for name, value in per_image.items():
+        ratio = per_image["one at a time"] / value
+        print(f"AnoGAN, width {width}, {steps} steps: {name}: {1 / value:.2f} a s, x {ratio:.2f}")
+
+
 def loading(data: str, turns: int) -> None:
     datasets.load(data)
     seconds = fastest({"cached": lambda: datasets.load(data)}, turns)["cached"]
@@ -145,4 +172,5 @@ if __name__ == "__main__":
     for width in given.widths:
         training(width, 16, given.turns, native or given.bf16)
     scoring(16, 128, given.turns)
+    searching(16, 64, 100, given.turns)
     loading(given.data, given.turns)
