@@ -218,9 +218,9 @@ def _lines(axes, table: pd.DataFrame, names: dict[str, str]) -> None:
 
 @_styled
 def curves(
-    table: pd.DataFrame, title: str, ylabel: str = "AUC", mark: float | None = None
+    table: pd.DataFrame, title: str, ylabel: str = "AUC", marks: dict[str, float] | None = None
 ) -> Figure:
-    """Each column of a table over its index, which names the x axis; `mark` is a place on it."""
+    """Each column of a table over its index, which names the x axis; named places on it marked."""
     figure, axes = _figure(height=2.6)
     axes = axes[0, 0]
     for (colour, style), name in zip(itertools.cycle(LINES), table, strict=False):
@@ -229,8 +229,8 @@ def curves(
         axes.plot(values.index, values, marker=marker, ms=3, ls=style, color=colour, label=name)
     if ylabel == "AUC":
         axes.axhline(0.5, color="black", lw=0.6)
-    if mark is not None:
-        axes.axvline(mark, color="black", lw=1, label="stopped here")
+    for name, place in (marks or {}).items():
+        axes.axvline(place, color="black", lw=1, label=name)
     axes.set(xlabel=table.index.name, ylabel=ylabel, title=title)
     axes.legend(fontsize=7)
     return figure

@@ -88,10 +88,10 @@ def test_training_curves_show_every_term_of_every_network_and_what_else_was_logg
 
 def test_curves_draw_each_column_over_the_index_and_mark_a_place():
     table = pd.DataFrame({"a": [0.5, 0.6], "b": [np.nan, 0.7]}, index=[10, 20]).rename_axis("step")
-    axes = figures.curves(table, "title", mark=15).axes[0]
+    axes = figures.curves(table, "title", marks={"here": 15}).axes[0]
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn["a"] == [[10, 0.5], [20, 0.6]] and drawn["b"] == [[20, 0.7]]
-    assert [x for x, _ in drawn["stopped here"]] == [15, 15]
+    assert [x for x, _ in drawn["here"]] == [15, 15]
     assert axes.get_xlabel() == "step"
 
 
