@@ -20,7 +20,7 @@ figures: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

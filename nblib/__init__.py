@@ -6,14 +6,15 @@ The data's way through the package, in order:
     phantom      the set that the project draws itself
     pseudo       known normals -> pseudo-anomalous images
     batches      Dataset, seed, step -> Batch(normal, unlabeled, pseudo), on the device
-    layers       conv blocks, residual blocks, gates, cut and paste, critic
+    layers       conv blocks, residual blocks, DCGAN, gates, cut and paste, critic
     encodings    what a feature map is told about places
-    losses       gradient penalty
+    losses       cross entropies, gradient penalty, focus: each an equation
     methods      the contract, one file a method, METHODS
     budgets      smoke, quick, laptop, thesis: overrides of constructor arguments
     training     fit: the only loop
     runs         the folder of one run: written whole or not at all
     metrics      scores, labels -> AUC, AP, sensitivity, intervals; maps, masks -> localisation
+    costs        parameters, operations, images a second
     report       many runs -> one table -> .csv .md .tex
     figures      everything that is drawn
 

@@ -21,6 +21,15 @@ settings.load_profile("nblib")
 LISTS = {"train/0": 4, "train/unlabeled/0": 3, "train/unlabeled/1": 3, "test/0": 3, "test/1": 3}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests of one file, or of one method under the contract, share a worker and what is cached."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        method = parameters.get("name", "") if item.path.stem == "test_contract" else ""
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {method}"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def session_root(tmp_path_factory):
     """The project folder of fixtures that outlive a test, such as loaded real sets."""

@@ -45,3 +45,31 @@ def test_what_is_unknown_is_named_with_what_there_is(call, words):
     method, budget, overrides = call
     with pytest.raises(ValueError, match=words):
         budgets.arguments(method, budget, **overrides)
+
+
+def test_all_methods_of_a_family_train_the_same_number_of_steps():
+    for budget in ("smoke", "quick", "laptop"):
+        for family in (
+            ("anogan", "alad", "alocc", "ganomaly"),
+            ("healthygan", "brainomaly", "sagan", "sagan_place_acts"),
+        ):
+            steps = {budgets.arguments(method, budget)["steps"] for method in family}
+            assert len(steps) == 1
+
+
+def test_the_published_lengths_and_rates_are_the_defaults():
+    published = {
+        "anogan": (30_000, 64, 2e-4),
+        "alad": (30_000, 32, 2e-4),
+        "alocc": (30_000, 128, 2e-4),
+        "ganomaly": (30_000, 64, 2e-4),
+        "healthygan": (200_000, 16, 1e-4),
+        "brainomaly": (200_000, 16, 1e-4),
+        "sagan": (100_000, 32, 5e-5),
+    }
+    for method, (steps, batch_size, lr) in published.items():
+        arguments = budgets.arguments(method, "thesis")
+        assert (arguments["steps"], arguments["batch_size"], arguments["lr"]) == (
+            steps, batch_size, lr,
+        )  # fmt: skip
+        assert arguments["width"] == 64 and arguments["decay"] == 1.0
