@@ -1,6 +1,7 @@
 """Brainomaly: its networks, its losses against NumPy, who is updated when, and a short training."""
 
 import inspect
+import itertools
 
 import numpy as np
 import pytest
@@ -237,7 +238,7 @@ def test_each_step_changes_the_critic_and_every_other_step_the_generator():
     train(method)
     changed = [
         tuple(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-        for before, after in zip(noted, noted[1:], strict=False)
+        for before, after in itertools.pairwise(noted)
     ]
     assert changed == [(True, False), (True, True), (True, False), (True, True)]
 

@@ -1241,6 +1241,68 @@ def test_a_mix_that_cannot_be_had_is_an_error(mixed_set, ratio, size):
         load(mixed_set[0], 4, unlabeled_ratio=ratio, unlabeled_size=size)
 
 
+# Another size
+
+
+@pytest.mark.parametrize("colour", ["grey", "rgb"])
+def test_a_set_at_another_size_is_a_fresh_load_at_that_size(make_set, colour):
+    folder = make_set()
+    green = Image.new("RGB", (16, 16), (10, 200, 30))
+    green.paste((250, 0, 90), (4, 4, 9, 9))
+    green.save(folder / "images" / "test_1_0.png")
+    dataset = load(folder, 16, colour)
+    for size in 8, 24:
+        found, fresh = dataset.at(size), load(folder, size, colour)
+        assert equal(found, fresh) and found.fingerprint == fresh.fingerprint
+        assert (found.name, found.folder, found.size) == (dataset.name, folder, size)
+        assert found.channels == dataset.channels == {"grey": 1, "rgb": 3}[colour]
+        assert equal(found.at(16), dataset), "and back again"
+    if colour == "rgb":
+        image = dict(zip(found.test.names, found.test.images, strict=True))["test_1_0.png"]
+        assert image[:, 0, 0].tolist() == [10, 200, 30]
+
+
+def test_a_set_at_its_own_size_is_itself(make_set):
+    for dataset in load(make_set(), 16), load(make_set("other"), 16, unlabeled_ratio=0.5):
+        assert dataset.at(16) is dataset
+
+
+@pytest.mark.parametrize(
+    "ratio, size, seed", [(0.5, 20, 0), (0.2, 10, 1), (0.8, None, 2), (1, 5, 3)]
+)
+def test_a_drawn_mix_at_another_size_has_the_same_images_in_the_same_order(
+    mixed_set, ratio, size, seed
+):
+    folder, patients, _ = mixed_set
+    how = dict(unlabeled_ratio=ratio, unlabeled_size=size, seed=seed)
+    dataset = load(folder, 4, **how)
+    found = dataset.at(8)
+    assert equal(found, load(folder, 8, **how))
+    assert found.size == 8 and len(found.unlabeled) == (size or 30)
+    for part in PARTS:
+        before, after = getattr(dataset, part), getattr(found, part)
+        for field in ("names", "patients", "sizes"):
+            assert np.array_equal(getattr(before, field), getattr(after, field))
+        assert list(after.patients) == [patients[name] for name in after.names]
+    assert np.array_equal(load_labels(found).unlabeled, load_labels(dataset).unlabeled)
+
+
+def test_the_order_of_a_parts_images_is_kept_whatever_it_is(make_set):
+    dataset = load(make_set(counts={"train/unlabeled/0": 9}), 16)
+    order = np.random.default_rng(0).permutation(len(dataset.unlabeled))[:7]
+    shuffled = dataclasses.replace(dataset, unlabeled=dataset.unlabeled[order])
+    found = shuffled.at(8)
+    assert list(found.unlabeled.names) == list(dataset.unlabeled.names[order])
+    assert np.array_equal(found.unlabeled.images, dataset.at(8).unlabeled.images[order])
+
+
+def test_the_same_images_are_held_out_at_every_size(mixed_set):
+    dataset = load(mixed_set[0], 4, unlabeled_ratio=0.5, unlabeled_size=20)
+    here, there = (d.hold_out(seed=3, share=0.2) for d in (dataset, dataset.at(8)))
+    for part in ("normal", "unlabeled", "held_normal", "held_unlabeled"):
+        assert list(getattr(here, part).names) == list(getattr(there, part).names)
+
+
 # Holding out
 
 

@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import numpy as np
@@ -173,7 +174,7 @@ def test_the_published_critic_has_the_published_number_of_parameters(channels, p
     with torch.device("meta"):
         D = Critic(64, channels=channels, width=64, n_layers=6)
     chain = [channels, 64, 128, 256, 512, 1024, 2048]
-    layers = sum(16 * cin * cout + cout for cin, cout in zip(chain, chain[1:], strict=False))
+    layers = sum(16 * cin * cout + cout for cin, cout in itertools.pairwise(chain))
     assert count(D) == layers + 9 * 2048 == published
 
 

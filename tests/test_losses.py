@@ -140,7 +140,7 @@ def test_a_linear_critics_terms_are_the_thesis_equation_in_numpy(length, lambda_
 
 
 def test_less_is_better_for_a_critic_that_calls_real_images_large():
-    """D(x) = the sum of x over 1 x 1 x 4 pixels, whose gradient has the norm 2."""
+    """D(x) is the sum of an image's four pixels, whose gradient has the norm 2."""
     D = nn.Conv2d(1, 1, 2, bias=False)
     nn.init.ones_(D.weight)
     real, fake = torch.full((3, 1, 2, 2), 0.5), torch.full((3, 1, 2, 2), -0.25)

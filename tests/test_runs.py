@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nblib import budgets, datasets, runs
 from nblib.methods import METHODS
+from nblib.methods.method import detect_all
 from nblib.runs import RunError, code_digest, run
 
 WRITTEN = ["config.json", "history.csv", "maps.npz", "metrics.json", "scores.csv", "checkpoint.pt"]
@@ -89,6 +91,13 @@ def sagan(home, noise):
         return run("sagan", noise, "smoke", seed=3, variant="fast", **FAST)
 
 
+@pytest.fixture(scope="module")
+def eight_steps(home, noise):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBLIB_ROOT", str(home))
+        return run("sagan", noise, "smoke", variant="eight", **FAST | dict(steps=8))
+
+
 def contents(folder):
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
@@ -104,10 +113,10 @@ def test_a_run_lies_in_the_folder_of_its_names(sagan, home):
     assert sagan.folder == home / "data/runs/noise/smoke/sagan/fast/seed3"
 
 
-@pytest.mark.parametrize("which", ["mean_image", "sagan"])
-def test_everything_is_written_and_nothing_temporary_is_left(which, request):
+@pytest.mark.parametrize("which, watched", [("mean_image", []), ("sagan", ["watched.csv"])])
+def test_everything_is_written_and_nothing_temporary_is_left(which, watched, request):
     folder = request.getfixturevalue(which).folder
-    assert sorted(file.name for file in folder.iterdir()) == sorted(WRITTEN)
+    assert sorted(file.name for file in folder.iterdir()) == sorted(WRITTEN + watched)
 
 
 def test_metrics_are_written_last(dataset, monkeypatch):
@@ -269,13 +278,24 @@ class Killed(Exception):
     pass
 
 
-def cut_off(monkeypatch, dataset, at=5, **arguments):
-    """Start a run of SAGAN and kill it at a step after its checkpoint of step 4."""
+def cut_off(monkeypatch, dataset, at=5, looked=None, **arguments):
+    """Start a run of SAGAN and kill it at a step after its checkpoint of step 4.
+
+    Or when it looks the first or second time whether it is enough: just before a checkpoint.
+    """
 
     class Dying(METHODS["sagan"]):
+        looks = 0
+
         def after_step(self, step):
             if step == at:
                 raise Killed
+
+        def enough(self, held_out):
+            self.looks += 1
+            if self.looks == looked:
+                raise Killed
+            return False
 
     with monkeypatch.context() as patch:
         patch.setitem(runs.METHODS, "sagan", partial(Dying))
@@ -285,11 +305,11 @@ def cut_off(monkeypatch, dataset, at=5, **arguments):
     return runs.folder(dataset.name, "smoke", "sagan", 0)
 
 
-def test_a_run_that_was_cut_off_goes_on_and_scores_as_if_it_had_not_been(dataset, monkeypatch):
-    settings = FAST | dict(steps=8)
-    whole = run("sagan", dataset, "smoke", variant="whole", **settings)
+def test_a_run_that_was_cut_off_goes_on_and_scores_as_if_it_had_not_been(
+    eight_steps, dataset, monkeypatch
+):
     here = cut_off(monkeypatch, dataset)
-    assert sorted(f.name for f in here.iterdir()) == ["checkpoint.pt", "config.json"]
+    assert sorted(f.name for f in here.iterdir()) == ["checkpoint.pt", "config.json", "watched.csv"]
     assert torch.load(here / "checkpoint.pt")["step"] == 4
     started = []
 
@@ -299,10 +319,11 @@ def test_a_run_that_was_cut_off_goes_on_and_scores_as_if_it_had_not_been(dataset
 
     fit = runs.fit
     monkeypatch.setattr(runs, "fit", noted)
-    resumed = run("sagan", dataset, "smoke", **settings)
+    resumed = run("sagan", dataset, "smoke", **FAST | dict(steps=8))
     assert started == [4]
-    assert (resumed.folder / "scores.csv").read_text() == (whole.folder / "scores.csv").read_text()
-    assert resumed.history.equals(whole.history)
+    for name in ("scores.csv", "watched.csv"):
+        assert (resumed.folder / name).read_text() == (eight_steps.folder / name).read_text()
+    assert resumed.history.equals(eight_steps.history)
 
 
 def test_an_unfinished_run_of_another_configuration_is_set_aside(dataset, monkeypatch, capsys):
@@ -388,6 +409,125 @@ def test_the_method_of_a_run_without_a_place_has_none(dataset):
     assert finished.config["arguments"]["place"] is None
     method = finished.method()
     assert method.G.encoder.place1.place is None
+
+
+# Scores at the checkpoints
+
+
+def scores_of_test(run):
+    return run.scores[run.scores["part"] == "test"].set_index("image")["score"]
+
+
+def test_the_test_images_are_scored_at_each_checkpoint(eight_steps, dataset, monkeypatch):
+    watched = eight_steps.watched
+    assert list(watched) == [4, 8] and list(watched.index) == list(dataset.test.names)
+    np.testing.assert_allclose(watched[8], scores_of_test(eight_steps), rtol=1e-6)
+    # What was left at step 4, scored here.
+    state = torch.load(cut_off(monkeypatch, dataset) / "checkpoint.pt")
+    method = METHODS["sagan"](**budgets.arguments("sagan", "smoke", 32, 1, **FAST))
+    method.load_state(state["method"])
+    scores = detect_all(method, dataset.test.images).scores["residual"]
+    assert state["step"] == 4
+    np.testing.assert_allclose(watched[4], scores, rtol=1e-5)
+    assert not np.allclose(watched[4], watched[8], rtol=1e-3)
+
+
+@pytest.mark.parametrize("looked, columns, saved", [(1, [4], []), (2, [4, 8], [4])])
+def test_a_run_that_was_cut_off_before_its_checkpoint_was_saved_scores_the_images_again(
+    eight_steps, dataset, monkeypatch, looked, columns, saved
+):
+    here = cut_off(monkeypatch, dataset, looked=looked, at=None)
+    assert list(runs.Run(here).watched) == columns
+    assert [torch.load(file)["step"] for file in here.glob("checkpoint.pt")] == saved
+    resumed = run("sagan", dataset, "smoke", **FAST | dict(steps=8))
+    for name in ("scores.csv", "watched.csv"):
+        assert (resumed.folder / name).read_text() == (eight_steps.folder / name).read_text()
+
+
+def test_the_scores_of_a_chosen_checkpoint_are_those_noted_at_it(dataset):
+    chosen = run("sagan", dataset, "smoke", choice="aucp", **FAST | dict(steps=16))
+    at = chosen.history.set_index("step")["aucp"].idxmax()
+    assert list(chosen.watched) == [4, 8, 12, 16] and at < 16
+    np.testing.assert_allclose(chosen.watched[at], scores_of_test(chosen), rtol=1e-5)
+
+
+def test_a_method_that_optimises_for_each_image_is_scored_at_the_end_only(dataset):
+    finished = run("anogan", dataset, "smoke", steps=8)
+    assert finished.watched.empty and not (finished.folder / "watched.csv").exists()
+    assert finished.metrics["steps"] == 8 and len(scores_of_test(finished)) == 10
+
+
+def test_a_method_that_does_not_train_is_scored_at_the_end_only(mean_image):
+    assert mean_image.watched.empty and mean_image.metrics["steps"] == 0
+
+
+def test_the_steps_are_those_that_were_done_where_a_training_stops_early(dataset):
+    early = run("alocc", dataset, "smoke", variant="early", rho=100.0)
+    late = run("alocc", dataset, "smoke", variant="late", rho=0.0)
+    assert early.metrics["steps"] == 4 and late.metrics["steps"] == 8
+    assert early.config["arguments"]["steps"] == late.config["arguments"]["steps"] == 8
+    assert list(early.watched) == [4] and list(late.watched) == [4, 8]
+    np.testing.assert_allclose(early.watched[4], scores_of_test(early), rtol=1e-6)
+    assert early.watched[4].equals(late.watched[4])
+
+
+# A method that sees larger images than the set's
+
+
+class Larger(METHODS["mean_image"]):
+    """The mean image of 64 x 64 pixels, which notes what it was handed."""
+
+    __module__ = METHODS["mean_image"].__module__
+    image_size = 64
+    seen: ClassVar = []
+
+    def prepare(self, normal, unlabeled):
+        self.seen += [normal, unlabeled]
+        super().prepare(normal, unlabeled)
+
+    def detect(self, x):
+        self.seen.append(x)
+        return super().detect(x)
+
+
+def pixels_of(folder, names):
+    """The files as they are, 64 x 64, in [-1, 1]."""
+    images = [np.asarray(Image.open(folder / "images" / name)) for name in names]
+    return np.stack(images)[:, None] / 127.5 - 1
+
+
+def test_a_method_sees_images_of_its_size_and_its_maps_are_averaged_to_the_sets(
+    tmp_path, monkeypatch
+):
+    folder = write_set(tmp_path / "fine", size=64)
+    (folder / "boxes.csv").write_text("image,x,y,width,height\ntest_1_0.png,8,16,20,12\n")
+    monkeypatch.setenv("NBLIB_ROOT", str(tmp_path / "project"))
+    monkeypatch.setitem(METHODS, "larger", Larger)
+    monkeypatch.setattr(Larger, "seen", [])
+    dataset = datasets.load(folder, size=32, unlabeled_ratio=0.25, unlabeled_size=4)
+    finished = run("larger", dataset, "smoke")
+    held = dataset.hold_out(0, 0.1)
+
+    parts = [held.normal, held.unlabeled, held.held_normal, dataset.unlabeled, dataset.test]
+    assert [len(part) for part in parts] == [12, 3, 12, 4, 10]
+    for seen, part in zip(Larger.seen, parts, strict=True):
+        np.testing.assert_allclose(seen, pixels_of(folder, part.names), atol=1e-6)
+    for name, part in {"held_out_normal": 2, "unlabeled": 3, "test": 4}.items():
+        rows = finished.scores[finished.scores["part"] == name]
+        assert list(rows["image"]) == list(parts[part].names)
+
+    assert (finished.config["size"], finished.config["data"]) == (32, dataset.fingerprint)
+    normal, test = (pixels_of(folder, part.names) for part in (held.normal, dataset.test))
+    fine = np.abs(test - normal.mean(0)).mean(1) / 2
+    np.testing.assert_allclose(scores_of_test(finished), fine.mean((1, 2)), rtol=1e-4)
+    averaged = fine.reshape(10, 32, 2, 32, 2).mean((2, 4))
+    np.testing.assert_allclose(finished.maps["test_map"], averaged, atol=1e-3)
+    assert finished.maps["held_map"].shape == (12, 32, 32)
+    restored = normal.mean(0).reshape(1, 32, 2, 32, 2).mean((2, 4))
+    expected = np.broadcast_to(restored, (10, 1, 32, 32))
+    np.testing.assert_allclose(finished.maps["test_restored"], expected, atol=1e-3)
+    assert finished.metrics["pixel_ap_chance"] == pytest.approx(10 * 6 / (6 * 32 * 32))
+    assert finished.metrics["images_with_lesion"] == 1
 
 
 # The digest of the code

@@ -8,7 +8,7 @@ from torch import nn
 
 from nblib import training
 from nblib.datasets import HeldOut, Part
-from nblib.methods.method import Detection, Method
+from nblib.methods.method import Detection, Method, detect_all
 from nblib.training import TrainingError, best_precision, fit, rate_factor
 
 
@@ -297,6 +297,163 @@ def test_a_run_killed_while_it_decided_to_stop_stops_there_when_it_goes_on(tmp_p
     assert resumed.weight.item() == whole.weight.item()
 
 
+def test_a_method_that_does_not_train_by_aucp_can_have_enough_too():
+    class Searching(Stopping):
+        optimises = True
+
+    assert list(train(Searching(steps=16))["step"]) == list(range(1, 9))
+
+
+# Numbers that are only logged
+
+
+class Logging(Toy):
+    """It logs a number before its update and one after it, which sees the new weight."""
+
+    def updates(self, batch, step):
+        yield None, {"before": self.weight.detach().clone(), "step": torch.tensor(7.0 * step)}
+        yield from super().updates(batch, step)
+        yield None, {"after": self.weight.detach().clone()}
+
+
+def test_a_yield_without_an_optimiser_is_logged_under_its_own_name():
+    history = train(Logging(steps=6))
+    assert list(history["before"])[1:] == list(history["after"])[:-1]
+    assert history["before"][0] == 0 and history["after"][0] == pytest.approx(0.6)
+    assert [name for name in history if "None" in name] == []
+
+
+def test_a_yield_without_an_optimiser_updates_nothing():
+    plain, logging = Toy(steps=6), Logging(steps=6)
+    history, noted = train(plain), train(logging)
+    assert logging.weight.item() == plain.weight.item()
+    columns = ["W.distance", "W.half", "W.gradient_norm"]
+    assert noted[columns].equals(history[columns])
+
+    class Idle(Toy):
+        def updates(self, batch, step):
+            yield None, {"distance": (self.weight - 3).square()}
+
+    idle = Idle(steps=6)
+    assert list(train(idle)["distance"]) == [9] * 6
+    assert idle.weight.item() == 0 and idle.weight.grad is None
+
+
+def test_logged_numbers_are_averaged_over_the_steps_of_a_row_that_have_them():
+    class Sometimes(Toy):
+        def updates(self, batch, step):
+            yield from super().updates(batch, step)
+            if step % 2:
+                yield None, {"odd": torch.tensor(10.0 * step)}
+
+    history = train(Sometimes(steps=300))
+    assert list(history["odd"][:2]) == [10, 40]  # of 1 and of 3, 5
+
+
+def test_a_logged_number_that_is_not_finite_stops_the_training():
+    class Broken(Toy):
+        def updates(self, batch, step):
+            yield None, {"share": torch.tensor(1.0 if step < 5 else float("inf"))}
+            yield from super().updates(batch, step)
+
+    with pytest.raises(TrainingError, match=r"^share is inf at step 5:"):
+        train(Broken())
+
+
+# Watching
+
+
+def test_a_watcher_is_called_at_every_checkpoint_before_it_is_written(tmp_path):
+    checkpoint, method, calls = tmp_path / "checkpoint.pt", Toy(steps=12), []
+
+    def watch(watched, step):
+        saved = torch.load(checkpoint)["step"] if checkpoint.exists() else None
+        calls.append((step, watched is method, watched.seen.item(), saved))
+
+    history = train(method, checkpoint=checkpoint, watch=watch)
+    assert calls == [(4, True, 4, None), (8, True, 8, 4), (12, True, 12, 8)]
+    assert list(history["step"][history["aucp"].notna()]) == [4, 8, 12]
+
+
+class Shaky(Toy):
+    """A training with chance in it, and an optimiser that remembers."""
+
+    def optimizers(self):
+        return {"W": torch.optim.Adam([self.weight], 0.1)}
+
+    def updates(self, batch, step):
+        yield "W", {"distance": (self.weight - 3).square(), "noise": self.weight * torch.rand(())}
+
+
+def disturb(method, step):
+    """What a watcher may do: score images, draw numbers, take its time."""
+    detect_all(method, DATA.held_unlabeled.images)
+    torch.manual_seed(step)
+    torch.rand(7)
+    np.random.seed(step)
+    return "ignored"
+
+
+@pytest.mark.parametrize("choice", ["last", "aucp"])
+def test_watching_changes_nothing_in_the_training(choice, tmp_path):
+    alone, watched = Shaky(steps=12), Shaky(steps=12)
+    history = train(alone, choice=choice, checkpoint=tmp_path / "alone.pt")
+    again = train(watched, choice=choice, checkpoint=tmp_path / "watched.pt", watch=disturb)
+    assert again.equals(history)
+    assert torch.equal(alone.weight, watched.weight) and watched.training
+    one, two = (torch.load(tmp_path / f"{name}.pt") for name in ("alone", "watched"))
+    assert one | {"seconds": 0} == two | {"seconds": 0}
+
+
+def test_a_run_killed_while_it_is_watched_is_watched_there_again(tmp_path):
+    steps = []
+
+    def watch(method, step):
+        steps.append(step)
+        if steps == [4, 8]:
+            raise KeyboardInterrupt
+
+    how = dict(checkpoint=tmp_path / "checkpoint.pt", watch=watch)
+    with pytest.raises(KeyboardInterrupt):
+        train(Shaky(steps=12), **how)
+    whole, resumed = Shaky(steps=12), Shaky(steps=12)
+    assert train(resumed, **how).equals(train(whole))
+    assert torch.equal(resumed.weight, whole.weight)
+    assert steps == [4, 8, 8, 12]
+    train(Shaky(steps=12), **how)
+    assert steps == [4, 8, 8, 12], "a finished run is not watched when it is opened"
+
+
+def test_a_run_that_stops_early_is_watched_where_it_stops():
+    steps = []
+    train(Stopping(steps=16), watch=lambda method, step: steps.append(step))
+    assert steps == [4, 8]
+
+
+# Methods that optimise while they score
+
+
+class Optimising(Toy):
+    optimises = True
+
+    def detect(self, x):
+        raise AssertionError("it was scored at a checkpoint")
+
+
+def test_a_method_that_optimises_while_it_scores_gets_no_aucp():
+    history = train(Optimising())
+    assert list(history["step"]) == list(range(1, 9))
+    assert history[["aucp", "aucp_held_out", "aucp_held_out_error"]].isna().all().all()
+    assert train(Toy())["aucp"].notna().any()
+
+
+def test_a_method_that_optimises_while_it_scores_cannot_be_chosen_by_aucp():
+    method = Optimising()
+    with pytest.raises(ValueError, match="choice='aucp'"):
+        train(method, choice="aucp")
+    assert method.weight.item() == 0, "nothing was trained"
+
+
 # What is not finite
 
 
@@ -496,6 +653,28 @@ def test_the_seconds_of_a_run_add_up_over_its_parts(tmp_path, monkeypatch):
     clock.now += 1000
     history = train(Slow(), checkpoint=checkpoint)
     assert history.attrs["seconds"] == pytest.approx(80)  # 4 steps saved, 4 more
+
+
+def test_the_seconds_that_a_watcher_takes_are_not_counted(tmp_path, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+
+    class Slow(Toy):
+        def after_step(self, step):
+            clock.now += 10
+
+    def watch(method, step):
+        clock.now += 1000
+
+    history = train(Slow(), checkpoint=tmp_path / "checkpoint.pt", watch=watch)
+    assert history.attrs["seconds"] == pytest.approx(80)
+    assert torch.load(tmp_path / "checkpoint.pt")["seconds"] == pytest.approx(80)
 
 
 def test_a_finished_checkpoint_holds_no_optimisers(tmp_path):

@@ -40,9 +40,9 @@ class ALOCC(Method):
 
     size, channels: of the images, size a multiple of 16; width: channels of D's first layer;
     noise: deviation of the noise that R takes off; lambda_r: weight of the reconstruction; rho:
-    training stops when the mean squared error on held-out normals falls below (0: never; its value
-    is where that error levels off on the phantom, set once); lr:
-    RMSprop's rate; steps: one update of D and R each; decay: see `training.rate_factor`.
+    training stops when the mean squared error on held-out normals falls below (0: never; its
+    value is where that error levels off on the phantom, set once); lr: RMSprop's rate; steps: one
+    update of D and R each; decay: see `training.rate_factor`.
     Raises ValueError for a size that cannot be halved four times.
     """
 
