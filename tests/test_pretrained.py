@@ -115,7 +115,8 @@ def test_reference_values_of_real_sets_are_reproduced(real_set, name, row):
 def test_scores_of_real_sets_are_scikit_learns(real_set, name, row):
     _, found, features = real_set(name)
     expected = FORMULA[row](*features)
-    assert np.allclose(found[row], expected, rtol=1e-4, atol=2e-3 * expected.std())
+    # The regression is solved to its default tolerance there, and to a finer one here.
+    assert np.allclose(found[row], expected, rtol=1e-4, atol=0.01 * expected.std())
 
 
 # Small sets of smooth pictures
