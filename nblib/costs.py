@@ -46,9 +46,13 @@ def throughput(method: Method, images: np.ndarray, *batch_sizes: int) -> pd.Data
 def _count(name: str, budget: str, size: int, channels: int) -> dict[str, str]:
     overrides = {"batch_size": 1} if _trains(name) else {}
     method = METHODS[name](**budgets.arguments(name, budget, size, channels, **overrides))
+    side = method.image_size or size
+    image = torch.zeros(1, channels, side, side)
+    if not _trains(name):
+        some = torch.rand(8, channels, side, side)
+        method.prepare(some, some.flip(0))
     rows = {f"parameters of {part}": _trained(net) for part, net in method.named_children()}
     rows = {what: f"{number:,}" for what, number in rows.items() if number}
-    image = torch.zeros(1, channels, size, size)
     rows["scoring an image, MFLOP"] = f"{_scoring(method, image) / 1e6:,.0f}"
     if _trains(name):
         rows["training with an image, MFLOP"] = f"{_training(method, image) / 1e6:,.0f}"

@@ -100,8 +100,12 @@ class Dataset:
         if size == self.size:
             return self
         whole = load(self.folder, size, "grey" if self.channels == 1 else "rgb")
+        if np.array_equal(whole.unlabeled.names, self.unlabeled.names):
+            return whole
         place = {name: i for i, name in enumerate(whole.unlabeled.names)}
-        return replace(whole, unlabeled=whole.unlabeled[[place[n] for n in self.unlabeled.names]])
+        same = whole.unlabeled[[place[name] for name in self.unlabeled.names]]
+        fingerprint = digest(self.fingerprint.encode(), whole.fingerprint.encode())
+        return replace(whole, unlabeled=same, fingerprint=fingerprint)
 
     def hold_out(self, seed: int, share: float = 0.1) -> HeldOut:
         """Keep `share` of known normals (20 at least) and of unlabeled images from training.

@@ -49,34 +49,37 @@ def bn_up(cin: int, cout: int, kernel: int = 4) -> nn.Sequential:
     return nn.Sequential(double, nn.BatchNorm2d(cout), nn.ReLU(inplace=True))
 
 
+def _doublings(size: int) -> int:
+    """How often 4 pixels are doubled to make `size`; raises ValueError where no number does."""
+    if size < 16 or size & (size - 1):
+        raise ValueError(
+            f"This network halves images down to 4 x 4: the size must be 16, 32, 64, 128, ...; "
+            f"got {size}."
+        )
+    return size.bit_length() - 3
+
+
 def dcgan_trunk(size: int, channels: int, width: int, first_norm: bool = False) -> nn.Sequential:
     """(B, C, size, size) -> (B, width * size / 8, 4, 4): half the size, twice the channels.
 
     Radford et al. 2016: 4x4 convolutions without bias, batch norm in all but the first.
     Raises ValueError for a size that is no power of two or below 16.
     """
-    if size < 16 or size & (size - 1):
-        raise ValueError(
-            f"This network halves images down to 4 x 4: the size must be 16, 32, 64, 128, ...; "
-            f"got {size}."
-        )
-    stages = [bn_down(channels, width, norm=first_norm)]
-    while (pixels := size >> len(stages)) > 4:
-        cin = width * size // pixels // 2
-        stages.append(bn_down(cin, 2 * cin))
-    return nn.Sequential(*stages)
+    widths = [width * 2**i for i in range(_doublings(size))]
+    first = bn_down(channels, width, norm=first_norm)
+    return nn.Sequential(first, *(bn_down(c // 2, c) for c in widths[1:]))
 
 
 def dcgan_generator(size: int, channels: int, width: int, latent: int) -> nn.Sequential:
     """(B, latent, 1, 1) -> (B, C, size, size) in (-1, 1): the mirror of `dcgan_trunk`."""
-    c = width * size // 8
-    first = nn.ConvTranspose2d(latent, c, 4, 1, 0, bias=False)
-    stages = [nn.Sequential(first, nn.BatchNorm2d(c), nn.ReLU(inplace=True))]
-    while c > width:
-        stages.append(bn_up(c, c // 2))
-        c //= 2
-    last = nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False)
-    return nn.Sequential(*stages, last, nn.Tanh())
+    widths = [width * 2**i for i in reversed(range(_doublings(size)))]
+    first = nn.ConvTranspose2d(latent, widths[0], 4, 1, 0, bias=False)
+    return nn.Sequential(
+        nn.Sequential(first, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)),
+        *(bn_up(2 * c, c) for c in widths[1:]),
+        nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False),
+        nn.Tanh(),
+    )
 
 
 def dcgan_weights(module: nn.Module) -> None:

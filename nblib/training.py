@@ -123,7 +123,7 @@ def fit(
             while (update := next_update(updates, device, precision)) is not None:
                 name, terms = update
                 if name is None:
-                    numbers |= terms
+                    numbers |= {term: value.detach() for term, value in terms.items()}
                     continue
                 optimizers[name].zero_grad()
                 sum(terms.values()).backward(inputs=parameters[name])

@@ -60,7 +60,7 @@ class ALOCC(Method):
         decay: float = 1.0,
     ):
         super().__init__()
-        if size % 16:
+        if size % 16 or size < 16:
             raise ValueError(f"ALOCC halves images four times: 16, 32, 48, 64, ...; got {size}.")
         self.R = Refiner(channels, width)
         self.D = nn.Sequential(

@@ -44,6 +44,8 @@ class Brainomaly(Method):
         decay: float = 1.0,
     ):
         super().__init__()
+        if size % 4:
+            raise ValueError(f"Brainomaly needs an image size that is a multiple of 4; got {size}.")
         self.G = Translator(channels, channels, width)
         self.D = Critic(size, channels, critic_width or width, critic_layers)
         self.lambda_id, self.lambda_gp, self.flips = lambda_id, lambda_gp, flips

@@ -46,6 +46,8 @@ class HealthyGAN(Method):
         decay: float = 1.0,
     ):
         super().__init__()
+        if size % 4:
+            raise ValueError(f"HealthyGAN needs an image size that is a multiple of 4; got {size}.")
         self.G = Translator(channels, channels + 1, width)
         self.D = Critic(size, channels, critic_width or width, critic_layers)
         self.lambda_id, self.lambda_rec, self.lambda_f = lambda_id, lambda_rec, lambda_f

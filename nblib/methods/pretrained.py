@@ -48,7 +48,12 @@ def maps(x: Tensor, name: str, pixels: int = 224) -> list[Tensor]:
     mean, deviation = (x.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_DEVIATION))
     x = (((x + 1) / 2 - mean) / deviation).contiguous(memory_format=torch.channels_last)
     network = backbone(name, x.device)
-    return network.forward_intermediates(x, indices=DEPTHS, intermediates_only=True)
+    # A few at a time: on a CPU the buffers of large batches take longer to get than to fill.
+    found = [
+        network.forward_intermediates(part, indices=DEPTHS, intermediates_only=True)
+        for part in x.split(8)
+    ]
+    return [torch.cat(level) for level in zip(*found, strict=True)]
 
 
 def averaged(maps: list[Tensor]) -> Tensor:
