@@ -53,7 +53,7 @@ BUDGETS = {
     )
     | {PretrainedKNN: dict(pixels=64), PretrainedLogistic: dict(pixels=64)},
     "quick": _overrides(
-        _TRANSLATION | dict(steps=200), _ONE_CLASS | dict(steps=300), search_steps=50, average=0.98
+        _TRANSLATION | dict(steps=200), _ONE_CLASS | dict(steps=200), search_steps=50, average=0.98
     ),
     "laptop": _overrides(
         _TRANSLATION | dict(steps=600), _ONE_CLASS | dict(steps=800), search_steps=100, average=0.99

