@@ -21,7 +21,7 @@ from nblib.methods.method import Method, detect_all
 from nblib.training import TrainingError, fit
 
 SIZE, SEED = 32, 5
-SMALL = {"critic_layers": 4}
+SMALL = {"critic_layers": 4, "pixels": 224}
 """Overrides for methods that have such an argument: the images here are small."""
 
 
