@@ -1,6 +1,7 @@
 """What a method costs: its parameters, and the floating point operations that torch counts."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from nblib import budgets
 from nblib.batches import Batch
 from nblib.methods import METHODS
 from nblib.methods.method import Method, detect_all
+from nblib.training import best_device
 
 
 def networks(method: str, *at: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
@@ -23,6 +25,31 @@ def networks(method: str, *at: str, size: int = 64, channels: int = 1) -> pd.Dat
     convolution or matrix product; the rest is not counted.
     """
     return pd.DataFrame({budget: _count(method, budget, size, channels) for budget in at})
+
+
+TURNS = 3
+"""How often `compared` times two steps of each method, after one turn to warm up."""
+
+
+def compared(*methods: str, budget: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
+    """What methods cost at a budget, a row each: as `networks`, and the time of a training step.
+
+    The time is an average over a step of the critic alone and one of both, on noise; the methods
+    take turns, so that a busy machine slows all of them alike, and the fastest turn counts.
+    `relative`: to the first method's.
+    """
+    turns = {name: _turn(name, budget, size, channels) for name in methods}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(TURNS + 1):
+        for name, turn in turns.items():
+            seconds[name].append(turn())
+    rows = {
+        name: _count(name, budget, size, channels) | {"ms a step": 500 * min(seconds[name][1:])}
+        for name in methods
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    table["relative"] = (table["ms a step"] / table["ms a step"].iloc[0]).round(2)
+    return table.round({"ms a step": 1})
 
 
 def throughput(method: Method, images: np.ndarray, *batch_sizes: int) -> pd.DataFrame:
@@ -95,10 +122,35 @@ def _training(method: Method, image: torch.Tensor) -> float:
     optimizers = method.optimizers()
     images = image.expand(method.batch_size, -1, -1, -1)
     with Counter() as counter:
-        for step in (1, 2):
-            for name, terms in method.updates(Batch(images, images, images), step):
-                if name is not None:
-                    groups = optimizers[name].param_groups
-                    owned = [p for group in groups for p in group["params"]]
-                    sum(terms.values()).backward(inputs=owned)
+        for step in (0, 1):
+            _take_step(method, optimizers, Batch(images, images, images), step)
     return counter.total / 2 / method.batch_size
+
+
+def _turn(name: str, budget: str, size: int, channels: int) -> Callable[[], float]:
+    """A function that takes two steps of a method and gives the seconds that they took."""
+    device = best_device()
+    method = METHODS[name](**budgets.arguments(name, budget, size, channels)).to(device).train()
+    optimizers = method.optimizers()
+    images = torch.rand((method.batch_size, channels, size, size), device=device) * 2 - 1
+    batch = Batch(images, images, images)
+
+    def turn() -> float:
+        began = time.perf_counter()
+        for step in (0, 1):
+            _take_step(method, optimizers, batch, step)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    return turn
+
+
+def _take_step(method: Method, optimizers: dict, batch: Batch, step: int) -> None:
+    for name, terms in method.updates(batch, step):
+        if name is not None:
+            groups = optimizers[name].param_groups
+            owned = [p for group in groups for p in group["params"]]
+            optimizers[name].zero_grad()
+            sum(terms.values()).backward(inputs=owned)
+            optimizers[name].step()

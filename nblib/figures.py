@@ -36,6 +36,13 @@ LINES = (
 )
 """Colours and styles of the lines of a plot, such as the terms of a loss, in this order."""
 
+
+def _ramp(colour: str, n: int, methods: str) -> dict[str, str]:
+    """Shades of a colour for n methods, from light to dark."""
+    shades = sns.blend_palette(["white", colour, "black"], n + 3).as_hex()[1:-1]
+    return dict(zip(methods.split(), shades, strict=False))
+
+
 COLOURS = {
     "mean_intensity": "#c6c6c6",
     "vertical_gradient": "#b0b0b0",
@@ -57,10 +64,16 @@ COLOURS = {
     "healthygan": _PALETTE[0],
     "brainomaly": _PALETTE[1],
     "sagan": _PALETTE[2],
-    "sagan_place_acts": _PALETTE[9],
-}
+    **_ramp("teal", 5, "sagan_place_acts sagan_sinusoidal sagan_sinusoidal_acts sagan_learned "
+            "sagan_learned_acts"),
+    **_ramp("crimson", 4, "sagan_attention sagan_rope sagan_alibi sagan_attention_bias"),
+    "sagan_swin": "#f0e442",
+    **_ramp("olive", 6, "sagan_no_place sagan_whole sagan_no_gates sagan_no_skips "
+            "sagan_no_pseudo sagan_no_unlabeled"),
+}  # fmt: skip
 """A colour a method: greys for trivial scores, brown and black for the two references, purple and
-dark blue for pretrained features."""
+dark blue for pretrained features. Of SAGAN's variants teal tells place codes, red attention, yellow
+Swin, olive the other controls; within these, lightness."""
 
 MARKERS = {"nothing": "D", "known normals": "s", "known normals + unlabeled": "o"}
 """A marker for what a method learns from, as `report.uses` says it."""
@@ -359,6 +372,37 @@ def gate_maps(images: np.ndarray, gates: list[np.ndarray], title: str = "") -> F
         line[0].set_ylabel(f"gate at\n{gate.shape[-2]} x {gate.shape[-1]}")
     axes[0, 0].set_ylabel("input")
     figure.colorbar(shade, ax=axes[1:].ravel().tolist(), fraction=0.02, label="alpha")
+    figure.suptitle(title)
+    return figure
+
+
+@_styled
+def fields(
+    maps: dict[str, np.ndarray],
+    title: str,
+    label: str,
+    at: tuple[int, int] | None = None,
+    columns: int = 4,
+) -> Figure:
+    """Named maps (h, w) of one quantity, on one colour scale, zero in the middle where signs mix.
+
+    label: what the quantity is called; at: row and column of a place that is marked.
+    """
+    low, high = (float(f([f(m) for m in maps.values()])) for f in (np.min, np.max))
+    mixed = low < 0 < high
+    low, high = (-max(-low, high), max(-low, high)) if mixed else (low, high)
+    colours = dict(cmap="PuOr" if mixed else "viridis", vmin=low, vmax=high)
+    rows = -(-len(maps) // columns)
+    figure, axes = _figure(rows, columns, height=0.4 + rows * WIDTH / columns * 0.95)
+    for cell in axes.flat:
+        cell.axis("off")
+    for cell, (name, values) in zip(axes.flat, maps.items(), strict=False):
+        shade = cell.imshow(values, **colours)
+        cell.set(title=name)
+        if at:
+            cell.plot(at[1], at[0], "+", color="black", ms=9, mew=3)
+            cell.plot(at[1], at[0], "+", color="white", ms=7, mew=1)
+    figure.colorbar(shade, ax=axes.ravel().tolist(), fraction=0.02, label=label)
     figure.suptitle(title)
     return figure
 

@@ -116,6 +116,34 @@ class Fuse(nn.Module):
         return h + self.outer(h)
 
 
+def codes(place: nn.Module, x: Tensor) -> Tensor:
+    """What a place part says beside each of the maps x (images * patches, C, h, w), image-major."""
+    code = place(*x.shape[-2:]).to(x.dtype)
+    return code.repeat(len(x) // len(code), 1, 1, 1)
+
+
+class Concatenated(nn.Module):
+    """The code of a place part (see `encodings`) as further channels of a map."""
+
+    def __init__(self, place: nn.Module):
+        super().__init__()
+        self.place = place
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, codes(self.place, x)], 1)
+
+
+class Added(nn.Module):
+    """The code of a place part, which has as many channels as the map, added to it."""
+
+    def __init__(self, place: nn.Module):
+        super().__init__()
+        self.place = place
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + codes(self.place, x)
+
+
 class Placed(nn.Module):
     """Concatenate a place part to the features of the patches, mix by a 1x1 convolution, ReLU.
 
@@ -129,18 +157,13 @@ class Placed(nn.Module):
 
     def __init__(self, channels: int, place: nn.Module | None, acts: bool):
         super().__init__()
-        self.place = place
-        extra = place.channels if place else 0
-        self.mix = nn.Conv2d(channels + extra, channels, 1)
+        self.code = Concatenated(place) if place else nn.Identity()
+        self.mix = nn.Conv2d(channels + (place.channels if place else 0), channels, 1)
         norm = instance_norm(channels, affine=False)
         self.before, self.after = (norm, nn.Identity()) if acts else (nn.Identity(), norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.before(x)
-        if self.place:
-            code = self.place(*x.shape[-2:]).to(x.dtype)
-            x = torch.cat([x, code.repeat(len(x) // len(code), 1, 1, 1)], 1)
-        return torch.relu(self.after(self.mix(x)))
+        return torch.relu(self.after(self.mix(self.code(self.before(x)))))
 
 
 class AttentionGate(nn.Module):
@@ -165,6 +188,26 @@ class AttentionGate(nn.Module):
 
     def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
         return skip * self.attention(deeper, skip)
+
+
+class OpenGate(nn.Module):
+    """No gate: alpha is 1 everywhere, the skip passes whole."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+
+    def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
+        return skip
+
+
+class ClosedGate(nn.Module):
+    """No skip: alpha is 0 everywhere."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+
+    def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
+        return torch.zeros_like(skip)
 
 
 class Translator(nn.Module):
@@ -226,12 +269,24 @@ class Critic(nn.Module):
     head without bias. h = size / 2**n_layers: at six layers and 64 pixels it is 1, a critic of
     the whole image; four layers make a true patch critic (h = 4).
 
+    place: a place part in its whole-image form (`encodings.Whole`), concatenated to the maps
+    between the layers that are as large as its grid, and at least 2 x 2; added: one with `width`
+    channels, added to the first layer's output.
+
     It runs in single precision whatever region of autocast it is called in: with bfloat16 its
     losses blew up. Kaiming's initialisation, for with PyTorch's a narrow critic does not start.
     Raises ValueError where the size is too small for `n_layers`.
     """
 
-    def __init__(self, size: int, channels: int = 1, width: int = 64, n_layers: int = 6):
+    def __init__(
+        self,
+        size: int,
+        channels: int = 1,
+        width: int = 64,
+        n_layers: int = 6,
+        place: nn.Module | None = None,
+        added: nn.Module | None = None,
+    ):
         super().__init__()
         if size < 2**n_layers:
             raise ValueError(
@@ -242,6 +297,12 @@ class Critic(nn.Module):
         for i in range(n_layers):
             layers += [nn.Conv2d(cin, width * 2**i, 4, 2, 1), LeakyReLU(0.01)]
             cin = width * 2**i
+            if added and i == 0:
+                layers.append(Added(added))
+            side = size // 2 ** (i + 1)
+            if place and side >= 2 and side % place.grid == 0:
+                layers.append(Concatenated(place))
+                cin += place.channels
         self.layers = nn.Sequential(*layers, nn.Conv2d(cin, 1, 3, 1, 1, bias=False))
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):

@@ -26,6 +26,7 @@ from nblib.datasets import Dataset, Labels
 from nblib.files import root, write_json, written_whole
 from nblib.methods import METHODS
 from nblib.methods.method import Method, detect_all
+from nblib.methods.sagan import with_swapped_codes, without_codes
 from nblib.runs import Run, read_scores
 
 REFERENCES = {
@@ -36,6 +37,22 @@ REFERENCES = {
 
 PRETRAINED = {"known normals": "pretrained_knn", "known normals + unlabeled": "pretrained_logistic"}
 """What one would use without training anything, for each of the two kinds."""
+
+_WHOLE = ("sagan", "sagan_whole", "sagan_attention")
+CONTROLS = {
+    **dict.fromkeys(("sagan_place_acts", "sagan_no_place"), ("sagan",)),
+    "sagan_sinusoidal": ("sagan",),
+    "sagan_sinusoidal_acts": ("sagan", "sagan_place_acts", "sagan_sinusoidal"),
+    "sagan_learned": ("sagan",),
+    "sagan_learned_acts": ("sagan", "sagan_place_acts", "sagan_learned"),
+    **dict.fromkeys(("sagan_rope", "sagan_alibi", "sagan_attention_bias"), _WHOLE),
+    "sagan_swin": ("sagan", "sagan_whole"),
+    "sagan_whole": ("sagan",),
+    "sagan_attention": ("sagan", "sagan_whole"),
+    **dict.fromkeys(("sagan_no_gates", "sagan_no_skips"), ("sagan",)),
+    **dict.fromkeys(("sagan_no_pseudo", "sagan_no_unlabeled"), ("sagan",)),
+}
+"""What a variant of SAGAN is held against, so that one thing at a time differs."""
 
 PROJECT = Path(__file__).parent.parent
 PUBLISHED = PROJECT / "data" / "published.csv"
@@ -127,7 +144,8 @@ def _test_part(result: Result) -> pd.DataFrame:
 
 def uses(method: str) -> str:
     """Which images a method learns from, as tables say it."""
-    needs = method_class(method).needs
+    arguments = budgets.arguments(method, "thesis")
+    needs = arguments.get("needs", method_class(method).needs)
     if not needs:
         return "nothing"
     return "known normals + unlabeled" if "unlabeled" in needs else "known normals"
@@ -221,8 +239,12 @@ def changed(result: Result | Run) -> dict[str, str]:
 def settings(results: list[Result] | list[Run]) -> pd.DataFrame:
     """A row for each method that did not run at its published size: what differs, and how."""
     rows = {result.config["method"]: changed(result) for result in results}
-    table = pd.DataFrame.from_dict({k: v for k, v in rows.items() if v}, orient="index")
-    return table.rename_axis("method").fillna("").reset_index()
+    table = pd.DataFrame.from_dict({k: v for k, v in rows.items() if v}, orient="index").fillna("")
+    if table.empty:
+        return table
+    table = table.rename_axis("method").reset_index()
+    same = table.groupby([c for c in table if c != "method"], sort=False)["method"]
+    return same.agg(", ".join).reset_index()[table.columns]
 
 
 def write(results: list[Result], name: str = "results") -> pd.DataFrame:
@@ -286,21 +308,26 @@ def numbers(run: Run) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def compared(method: str) -> tuple[str, str]:
-    """The reference and the pretrained features that a method is shown beside."""
+def compared(method: str) -> tuple[str, ...]:
+    """What a method is shown beside: the reference of its kind, pretrained features, controls."""
     kind = uses(method)
-    return REFERENCES[kind], PRETRAINED[kind]
+    return REFERENCES[kind], PRETRAINED[kind], *CONTROLS.get(method, ())
 
 
 def beside(run: Run, dataset: Dataset) -> pd.DataFrame:
-    """A run, the reference of its kind, and pretrained features, on the same images, for print.
+    """A run beside those that `compared` names, on the same images, for print.
 
-    The other two are made where they are missing: neither trains a network.
+    Reference and pretrained features are made where they are missing: neither trains a network.
+    Of the controls those stand there that are finished.
     """
     config = run.config
-    others = [name for name in compared(config["method"]) if name != config["method"]]
-    made = [runs.run(name, dataset, config["budget"], config["seed"]) for name in others]
-    rows = table([Result(r.config, r.metrics, r.scores) for r in (*made, run)])
+    shown = []
+    for name in compared(config["method"]):
+        if name in CONTROLS.get(config["method"], ()):
+            shown.append(run.beside(name))
+        elif name != config["method"]:
+            shown.append(runs.run(name, dataset, config["budget"], config["seed"]))
+    rows = table([Result(r.config, r.metrics, r.scores) for r in (*shown, run) if r])
     columns = ["method", "learns from", "AUC", "AP", "training s", "ms an image"]
     return for_print(rows)[columns].set_index("method")
 
@@ -317,6 +344,27 @@ def scores_beside(run: Run) -> pd.DataFrame:
         area = metrics.auc(values[normal], values[~normal])
         rows[name] = {"AUC": area, "AP": average_precision_score(~normal, values)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("score").round(3)
+
+
+def without_knowing_places(run: Run, images: np.ndarray) -> pd.DataFrame:
+    """What becomes of test images (n, C, H, W) when patches hear false place codes, or none.
+
+    Rows: every patch is told the code of the opposite one; the codes are taken out. Columns: the
+    largest change of a pixel of the restored images (of 2), and of a score, as a share of it.
+    """
+    method = run.method()
+    G, before = method.G, detect_all(method, images)
+    rows = {}
+    for what, change in {"swapped": with_swapped_codes, "taken out": without_codes}.items():
+        method.G = change(G)
+        after = detect_all(method, images)
+        (one,), (other,) = before.scores.values(), after.scores.values()
+        rows[run.config["method"], what] = {
+            "largest change of a pixel": np.abs(after.restored - before.restored).max(),
+            "largest change of a score": np.abs(other / one - 1).max(),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["method", "codes"])
+    return table.map("{:.1e}".format)
 
 
 def batch_statistics(

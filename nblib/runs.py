@@ -92,6 +92,18 @@ class Run:
         method.load_state(state["method"])
         return method.eval()
 
+    def untrained(self) -> Method:
+        """The method as it was before its training, in evaluation mode, on the CPU."""
+        torch.manual_seed(self.config["seed"])
+        return METHODS[self.config["method"]](**self._arguments()).eval()
+
+    def beside(self, method: str) -> "Run | None":
+        """The finished run of another method on the same set, budget and seed, if there is one."""
+        here = folder(
+            *(self.config[name] for name in ("set", "budget")), method, self.config["seed"]
+        )
+        return Run(here) if (here / "metrics.json").exists() else None
+
     def _arguments(self) -> dict:
         written = self.config["arguments"]
         now = budgets.arguments(
@@ -189,10 +201,15 @@ def run(
 
 
 def sources(method: str) -> list[Path]:
-    """The source files that the training of a method depends on."""
+    """The source files that the training of a method depends on, its own first."""
+    make = METHODS[method]
+    parts = make.keywords.values() if isinstance(make, functools.partial) else ()
+    modules = [getattr(part, "__module__", "") for part in (budgets.method_class(method), *parts)]
+    own = [
+        f"{m.removeprefix('nblib.').replace('.', '/')}.py" for m in modules if "nblib.methods" in m
+    ]
     package = Path(__file__).parent
-    own = budgets.method_class(method).__module__.removeprefix("nblib.").replace(".", "/")
-    return [package / name for name in (f"{own}.py", *TRAINING_SOURCES)]
+    return [package / name for name in dict.fromkeys((*own, *TRAINING_SOURCES))]
 
 
 def code_digest(method: str) -> str:
@@ -317,7 +334,7 @@ def _averaged(images: np.ndarray, size: int) -> np.ndarray:
 
 def _plain(value):
     """A constructor argument as config.json keeps it: classes and functions by name."""
-    return getattr(value, "__name__", value)
+    return list(value) if isinstance(value, tuple) else getattr(value, "__name__", value)
 
 
 def _device_name(device: str) -> str:

@@ -229,7 +229,7 @@ def test_within_two_steps_a_gradient_reaches_each_parameter_but_the_known_zeros(
     for key, p in trained.items():
         owner = of_optimizer[id(p)]
         scale[owner] = max(scale[owner], largest[key])
-    reached = {key: largest[key] > 1e-5 * scale[of_optimizer[id(p)]] for key, p in trained.items()}
+    reached = {key: largest[key] > 3e-5 * scale[of_optimizer[id(p)]] for key, p in trained.items()}
     zero = {key for key in reached if any(part in key for part in method.known_zeros)}
     assert [key for key in reached if not reached[key] and key not in zero] == []
     assert [key for key in zero if reached[key]] == []

@@ -230,7 +230,7 @@ def codes(patches, h, w):
 
 @pytest.mark.parametrize("acts", [False, True])
 def test_placed_mixes_each_patchs_code_into_its_features(acts):
-    placed = Placed(6, BinaryCode(4), acts)
+    placed = Placed(6, BinaryCode(2), acts)
     x = torch.randn(8, 6, 3, 5)
     features = standardised(x.numpy()) if acts else x.numpy()
     both = np.concatenate([features, np.tile(codes(4, 3, 5), (2, 1, 1, 1))], 1)
@@ -241,10 +241,10 @@ def test_placed_mixes_each_patchs_code_into_its_features(acts):
 
 @pytest.mark.parametrize("acts, least, most", [(False, 0, 1e-5), (True, 1e-2, np.inf)])
 def test_a_constant_code_acts_only_behind_the_norm(acts, least, most):
-    placed = Placed(6, BinaryCode(4), acts)
+    placed = Placed(6, BinaryCode(2), acts)
     x = torch.randn(4, 6, 8, 8)
     before = placed(x)
-    placed.place.code.copy_(placed.place.code.flip(0))
+    placed.code.place.code.copy_(placed.code.place.code.flip(0))
     assert least <= (placed(x) - before).abs().max() <= most
 
 

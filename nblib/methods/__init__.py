@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from nblib.encodings import Alibi2d, LearnedPlace, NoPosition, RelativeBias, Rope2d, Sinusoidal2d
+from nblib.layers import ClosedGate, OpenGate
 from nblib.methods import trivial
 from nblib.methods.alad import ALAD
 from nblib.methods.alocc import ALOCC
@@ -11,6 +13,13 @@ from nblib.methods.ganomaly import GANomaly
 from nblib.methods.healthygan import HealthyGAN
 from nblib.methods.pretrained import PretrainedKNN, PretrainedLogistic
 from nblib.methods.sagan import SAGAN
+from nblib.methods.swin import SwinEncoder, swin_decoder
+
+# Place codes stand in generator and critic, sinusoids also behind the first layer. Attention comes
+# without a place code and without patches: what it can do, it does over the whole image.
+_sinusoidal = partial(SAGAN, place=Sinusoidal2d, critic_place=Sinusoidal2d, added=Sinusoidal2d)
+_learned = partial(SAGAN, place=LearnedPlace, critic_place=LearnedPlace)
+_whole = partial(SAGAN, grid=1, place=None)
 
 METHODS = {
     # learn from nothing, or from known normals
@@ -28,6 +37,7 @@ METHODS = {
     "alad": ALAD,
     "alocc": ALOCC,
     "ganomaly": GANomaly,
+    "sagan_no_unlabeled": partial(SAGAN, needs=("normal", "pseudo")),
     # use the unlabeled mix as well
     "known_against_unlabeled": trivial.KnownAgainstUnlabeled,
     "pretrained_logistic": PretrainedLogistic,
@@ -36,4 +46,19 @@ METHODS = {
     "brainomaly": Brainomaly,
     "sagan": SAGAN,
     "sagan_place_acts": partial(SAGAN, place_acts=True),
+    "sagan_sinusoidal": _sinusoidal,
+    "sagan_sinusoidal_acts": partial(_sinusoidal, place_acts=True),
+    "sagan_learned": _learned,
+    "sagan_learned_acts": partial(_learned, place_acts=True),
+    "sagan_rope": partial(_whole, position=Rope2d),
+    "sagan_alibi": partial(_whole, position=Alibi2d),
+    "sagan_attention_bias": partial(_whole, position=RelativeBias),
+    "sagan_swin": partial(_whole, encoder=SwinEncoder, decoder=swin_decoder),
+    # controls: what the variants change beside the encoding, one thing at a time
+    "sagan_no_place": partial(SAGAN, place=None),
+    "sagan_whole": _whole,
+    "sagan_attention": partial(_whole, position=NoPosition),
+    "sagan_no_gates": partial(SAGAN, gate=OpenGate),
+    "sagan_no_skips": partial(SAGAN, gate=ClosedGate),
+    "sagan_no_pseudo": partial(SAGAN, needs=("normal", "unlabeled")),
 }

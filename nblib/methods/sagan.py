@@ -5,8 +5,9 @@ map. It learns from known normals N, from an unlabeled mix U, and from pseudo-an
 N. Written from the paper's description and a table of layers; the authors' code has no licence.
 """
 
+import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from nblib.batches import Batch
-from nblib.encodings import BinaryCode
+from nblib.encodings import Attention, BinaryCode, LearnedPlace, Swapped, Whole
 from nblib.layers import (
+    Added,
     AttentionGate,
+    Concatenated,
     Critic,
     Fuse,
     Placed,
@@ -33,36 +36,56 @@ from nblib.methods.method import Detection, Method, residual
 class ConvEncoder(nn.Module):
     """(B, C, h, w) -> three maps at strides 2, 4, 8 with 2, 4, 8 x width channels.
 
-    The maps at strides 2 and 4 are told their place before they go on and into the skips.
+    The maps at strides 2 and 4 are told their place before they go on and into the skips. `added`
+    is a place part that is added to the first layer's output.
     """
 
-    def __init__(self, channels: int, width: int, place: nn.Module | None, acts: bool):
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        size: int,
+        place: nn.Module | None,
+        acts: bool,
+        added: nn.Module | None,
+    ):
         super().__init__()
         self.stem = conv(channels, width, 7)
+        self.embed = Added(added) if added else nn.Identity()
         self.down1, self.place1 = conv(width, 2 * width, 4, 2), Placed(2 * width, place, acts)
         self.down2, self.place2 = conv(2 * width, 4 * width, 4, 2), Placed(4 * width, place, acts)
         self.down3 = conv(4 * width, 8 * width, 4, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        s1 = self.place1(self.down1(self.stem(x)))
+        s1 = self.place1(self.down1(self.embed(self.stem(x))))
         s2 = self.place2(self.down2(s1))
         return s1, s2, self.down3(s2)
 
 
-class ConvDecoder(nn.Module):
+class Decoder(nn.Module):
     """The bottleneck's map e and the skips s1, s2 -> the raw change r at full size.
 
     At each scale the gate filters the skip by the deeper map (thesis, eq. 2.21 and 2.22); the
     first gate filters the bottleneck's map by itself. Maps of all scales are fused at the end.
+
+    fuse, up: called with the channels in and out, make what fuses a map with its skip and what
+    doubles a map's size.
     """
 
-    def __init__(self, channels: int, width: int, gate: type[nn.Module]):
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        gate: type[nn.Module],
+        fuse: Callable[[int, int], nn.Module],
+        up: Callable[[int, int], nn.Module],
+    ):
         super().__init__()
-        self.gate1, self.fuse1 = gate(8 * width), Fuse(16 * width, 8 * width)
+        self.gate1, self.fuse1 = gate(8 * width), fuse(16 * width, 8 * width)
         self.up1 = up(8 * width, 4 * width)
-        self.gate2, self.fuse2 = gate(4 * width), Fuse(8 * width, 4 * width)
+        self.gate2, self.fuse2 = gate(4 * width), fuse(8 * width, 4 * width)
         self.up2 = up(4 * width, 2 * width)
-        self.gate3, self.fuse3 = gate(2 * width), Fuse(4 * width, 2 * width)
+        self.gate3, self.fuse3 = gate(2 * width), fuse(4 * width, 2 * width)
         self.up3 = up(2 * width, width)
         self.widen1 = nn.Sequential(up(4 * width, 2 * width), up(2 * width, width))
         self.widen2 = up(2 * width, width)
@@ -76,14 +99,22 @@ class ConvDecoder(nn.Module):
         return self.head(self.fuse(torch.cat([self.widen1(o1), self.widen2(o2), o3], 1)))
 
 
+def conv_decoder(channels: int, width: int, size: int, gate: type[nn.Module]) -> Decoder:
+    """The published decoder: it fuses and doubles by convolutions."""
+    return Decoder(channels, width, gate, Fuse, up)
+
+
 class Generator(nn.Module):
     """x (B, C, size, size) in [-1, 1] -> the healthy image x' in (-1, 1).
 
     The image is cut into grid x grid patches, which pass through the network apart and are pasted
     together again. In training 5 % of the pixels of r are replaced by the input.
 
-    place: a class of `encodings`, called with the number of patches, or None; place_acts: see
-    `layers.Placed`; gate: a class called with the channels of a skip.
+    place, added, position: classes of `encodings`, or None. What `place` says is concatenated to
+    the maps (place_acts: see `layers.Placed`), what `added` says is added to the first layer's
+    output. With `position` there is attention of `heads` heads, with some `dropout`, in the
+    bottleneck, behind `attention_after` of its residual blocks. gate: a class called with the
+    channels of a skip. encoder, decoder: see `ConvEncoder` and `conv_decoder`.
     Raises ValueError for a size that cannot be cut and halved three times.
     """
 
@@ -99,7 +130,14 @@ class Generator(nn.Module):
         blocks: int = 6,
         place: type[nn.Module] | None = BinaryCode,
         place_acts: bool = False,
+        added: type[nn.Module] | None = None,
+        position: type[nn.Module] | None = None,
+        attention_after: int = 0,
+        heads: int = 8,
+        dropout: float = 0.0,
         gate: type[nn.Module] = AttentionGate,
+        encoder: Callable[..., nn.Module] = ConvEncoder,
+        decoder: Callable[..., nn.Module] = conv_decoder,
     ):
         super().__init__()
         step = 8 * grid
@@ -109,13 +147,16 @@ class Generator(nn.Module):
                 f"{step} and at least {2 * step} ({2 * step}, {3 * step}, {4 * step}, ...); "
                 f"got {size}."
             )
-        self.grid = grid
-        code = place(grid**2) if place else None
-        self.encoder = ConvEncoder(channels, width, code, place_acts)
-        self.bottleneck = nn.Sequential(
-            Placed(8 * width, code, place_acts), *(Residual(8 * width) for _ in range(blocks))
-        )
-        self.decoder = ConvDecoder(channels, width, gate)
+        self.grid, patch = grid, size // grid
+        code = place(grid) if place else None
+        first = added(grid, width) if added else None
+        self.encoder = encoder(channels, width, patch, code, place_acts, first)
+        bottleneck = [Residual(8 * width) for _ in range(blocks)]
+        if position:
+            attention = Attention(8 * width, patch // 8, position, heads, dropout)
+            bottleneck.insert(attention_after, attention)
+        self.bottleneck = nn.Sequential(Placed(8 * width, code, place_acts), *bottleneck)
+        self.decoder = decoder(channels, width, patch, gate)
 
     def forward(self, x: Tensor) -> Tensor:
         s1, s2, s3 = self.encoder(cut(x, self.grid))
@@ -126,27 +167,42 @@ class Generator(nn.Module):
         return torch.tanh(r + x)
 
 
+def with_swapped_codes(G: Generator) -> Generator:
+    """A copy of G in which every patch is told the place of the opposite one."""
+    G = copy.deepcopy(G)
+    for module in list(G.modules()):
+        if isinstance(module, Concatenated | Added):
+            module.place = Swapped(module.place)
+    return G
+
+
+def without_codes(G: Generator) -> Generator:
+    """A copy of G with its place codes taken out, and the weights that they were read with."""
+    G = copy.deepcopy(G)
+    for placed in [module for module in G.modules() if isinstance(module, Placed)]:
+        mix = placed.mix
+        features = mix.out_channels
+        placed.code, placed.mix = nn.Identity(), nn.Conv2d(features, features, 1)
+        placed.mix.load_state_dict({"weight": mix.weight[:, :features], "bias": mix.bias})
+    return G
+
+
 class SAGAN(Method):
-    """SAGAN as published; see the notebook 22_sagan.
+    """SAGAN as published; see the notebook 22_sagan. The thesis' variants and the controls of the
+    comparison are SAGAN with other parts (see METHODS).
 
     size, channels: of the images; width: channels of the generator's first layer; grid: patches
-    along each side; place, place_acts, gate: see `Generator`; critic_width, critic_layers: see
-    `layers.Critic` (None: as wide as the generator); lambda_id, lambda_rec, lambda_gp: weights of
-    the losses; lr: Adam's rate; steps: critic steps, two for each of the generator; decay: factor
-    on the rate at the end of training, see `training.rate_factor`.
+    along each side; place, place_acts, added, position, attention_after, heads, dropout, gate,
+    encoder, decoder: see `Generator`; critic_place: the place part of the critic, if it has one,
+    which is also told `added`; critic_width, critic_layers: see `layers.Critic` (None: as wide as
+    the generator); needs: what it learns from. Without pseudo-anomalies there is no reconstruction
+    term; without the unlabeled mix the known normals are what is made healthy for the critic.
+    lambda_id, lambda_rec, lambda_gp: weights of the losses; lr: Adam's rate; steps: critic steps,
+    two for each of the generator; decay: factor on the rate at the end of training, see
+    `training.rate_factor`.
     """
 
     needs = ("normal", "unlabeled", "pseudo")
-
-    # Biases before an instance norm that has no affine part, which subtracts them.
-    known_zeros = (
-        "place1.mix.bias",
-        "place2.mix.bias",
-        "bottleneck.0.mix.bias",
-        "of_deeper.0.bias",
-        "of_skip.0.bias",
-        "to_map.0.bias",
-    )
 
     def __init__(
         self,
@@ -156,9 +212,18 @@ class SAGAN(Method):
         grid: int = 2,
         place: type[nn.Module] | None = BinaryCode,
         place_acts: bool = False,
+        added: type[nn.Module] | None = None,
+        position: type[nn.Module] | None = None,
+        attention_after: int = 0,
+        heads: int = 8,
+        dropout: float = 0.0,
         gate: type[nn.Module] = AttentionGate,
+        encoder: Callable[..., nn.Module] = ConvEncoder,
+        decoder: Callable[..., nn.Module] = conv_decoder,
+        critic_place: type[nn.Module] | None = None,
         critic_width: int | None = None,
         critic_layers: int = 6,
+        needs: tuple[str, ...] = needs,
         lambda_id: float = 1.0,
         lambda_rec: float = 1.0,
         lambda_gp: float = 10.0,
@@ -169,11 +234,21 @@ class SAGAN(Method):
     ):
         super().__init__()
         self.G = Generator(
-            size, channels, width, grid, place=place, place_acts=place_acts, gate=gate
+            size, channels, width, grid,
+            place=place, place_acts=place_acts, added=added,
+            position=position, attention_after=attention_after, heads=heads, dropout=dropout,
+            gate=gate, encoder=encoder, decoder=decoder,
+        )  # fmt: skip
+        critic_width = critic_width or width
+        self.D = Critic(
+            size, channels, critic_width, critic_layers,
+            Whole(critic_place(grid)) if critic_place else None,
+            Whole(added(grid, critic_width)) if added else None,
+        )  # fmt: skip
+        self.known_zeros = (
+            ZEROS_BEFORE_NORMS if place_acts else ZEROS_BEFORE_NORMS + ZEROS_OF_PLACES
         )
-        self.D = Critic(size, channels, critic_width or width, critic_layers)
-        if place_acts:  # no norm follows the convolution that mixes the code in
-            self.known_zeros = tuple(z for z in self.known_zeros if not z.endswith("mix.bias"))
+        self.needs = tuple(needs)
         self.lambda_id, self.lambda_rec, self.lambda_gp = lambda_id, lambda_rec, lambda_gp
         self.lr, self.batch_size, self.steps, self.decay = lr, batch_size, steps, decay
 
@@ -184,28 +259,33 @@ class SAGAN(Method):
         }
 
     def updates(self, batch: Batch, step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        healthy = self.healthy(batch.unlabeled)
+        healthy = self.healthy(batch.unlabeled if "unlabeled" in self.needs else batch.normal)
         yield "D", wasserstein(self.D, batch.normal, healthy, self.lambda_gp)
         if step % 2:
             yield "G", self.generator_terms(batch)
 
     @torch.no_grad()
-    def healthy(self, unlabeled: Tensor) -> Tensor:
-        """U' without graph: what the critic is shown as generated."""
-        return self.G(unlabeled).float()
+    def healthy(self, x: Tensor) -> Tensor:
+        """x' without graph: what the critic is shown as generated."""
+        return self.G(x).float()
 
     def generator_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Thesis, eq. 2.26: -D(U') + lambda_id |N - N'| + lambda_rec (N - P')^2.
 
         Means over pixels; the thesis' eq. 2.24 prints an unsquared norm, the authors take squares.
         """
-        n, u, p = batch
-        u_healthy, n_healthy, p_healthy = self.G(torch.cat([u, n, p])).float().chunk(3)
-        return {
-            "adversarial": -self.D(u_healthy).mean(),
+        used = {what: x for what, x in batch._asdict().items() if what in self.needs}
+        restored = self.G(torch.cat(list(used.values()))).float().split(len(batch.normal))
+        restored = dict(zip(used, restored, strict=True))
+        n, n_healthy = batch.normal, restored["normal"]
+        terms = {
+            "adversarial": -self.D(restored.get("unlabeled", n_healthy)).mean(),
             "identity": self.lambda_id * (n - n_healthy).abs().mean(),
-            "reconstruction": self.lambda_rec * (n - p_healthy).square().mean(),
         }
+        if "pseudo" in restored:
+            error = (n - restored["pseudo"]).square().mean()
+            terms["reconstruction"] = self.lambda_rec * error
+        return terms
 
     def detect(self, x: Tensor) -> Detection:
         return residual(x, self.G(x))
@@ -225,6 +305,32 @@ class SAGAN(Method):
             for hook in hooks:
                 hook.remove()
         return maps
+
+
+ZEROS_BEFORE_NORMS = (
+    "of_deeper.0.bias",
+    "of_skip.0.bias",
+    "to_map.0.bias",
+    "encoder.stages.norm.bias",  # Swin's last
+)
+"""Biases before an instance norm that has no affine part, which subtracts them."""
+
+ZEROS_OF_PLACES = (
+    "place1.mix.bias",
+    "place2.mix.bias",
+    "bottleneck.0.mix.bias",
+    "place1.code.place.vectors",
+)
+"""Where such a norm follows a place code: the bias of its convolution, and a learned place code,
+which is constant over a patch."""
+
+
+def learned_places(method: SAGAN) -> dict[str, LearnedPlace]:
+    """The learned place codes of generator "G" and critic "D", where they have some."""
+    return {
+        name: next(module for module in network.modules() if isinstance(module, LearnedPlace))
+        for name, network in (("G", method.G), ("D", method.D))
+    }
 
 
 AUTHORS_NAMES = {
