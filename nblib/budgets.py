@@ -25,8 +25,7 @@ from nblib.methods.sagan import SAGAN
 # HealthyGAN, Brainomaly, SAGAN and its variants. A narrow generator and a true patch critic (4 x 4
 # outputs) learn in minutes what the published critic, which sees the image whole, does not; batch,
 # rate and decay go with them. Found for SAGAN and Brainomaly in some 30 short runs while looking at
-# test AUCs of the sets nih and kermany: a little optimistic there. Halving the batch halves the time
-# of a step; what training needs is the number of steps.
+# test AUCs of the sets nih and kermany: a little optimistic there.
 _TRANSLATION = dict(width=16, critic_width=32, critic_layers=4, lr=5e-4, batch_size=8, decay=0.02)
 
 # AnoGAN, ALAD, ALOCC, GANomaly.

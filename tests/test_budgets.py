@@ -4,6 +4,8 @@ from nblib import budgets
 from nblib.methods import METHODS
 from nblib.methods.sagan import SAGAN
 
+VARIANTS = [name for name in METHODS if name.startswith("sagan")]
+
 
 def test_the_thesis_budget_is_the_published_size_and_length():
     published = budgets.arguments("sagan", "thesis")
@@ -11,9 +13,13 @@ def test_the_thesis_budget_is_the_published_size_and_length():
     assert {"batch_size": 32, "steps": 100_000, "decay": 1.0}.items() <= published.items()
 
 
-def test_a_variant_has_its_familys_budget_and_its_own_part():
-    plain, acts = (budgets.arguments(name, "laptop") for name in ("sagan", "sagan_place_acts"))
-    assert acts == plain | {"place_acts": True}
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("budget", budgets.BUDGETS)
+def test_a_variant_has_its_familys_budget_and_its_own_parts(name, budget):
+    plain, variant = (budgets.arguments(method, budget) for method in ("sagan", name))
+    own = {} if name == "sagan" else METHODS[name].keywords
+    assert variant == plain | own
+    assert not own.keys() & {"width", "steps", "batch_size", "lr", "decay", "critic_layers"}
 
 
 def test_every_method_can_be_built_from_its_arguments_at_every_budget_but_the_large_one():
@@ -51,7 +57,7 @@ def test_all_methods_of_a_family_train_the_same_number_of_steps():
     for budget in ("smoke", "quick", "laptop"):
         for family in (
             ("anogan", "alad", "alocc", "ganomaly"),
-            ("healthygan", "brainomaly", "sagan", "sagan_place_acts"),
+            ("healthygan", "brainomaly", *VARIANTS),
         ):
             steps = {budgets.arguments(method, budget)["steps"] for method in family}
             assert len(steps) == 1

@@ -18,6 +18,7 @@ from nblib.encodings import (
     Swapped,
     Whole,
     favoured,
+    left_by_norm,
     similarity,
 )
 from nblib.layers import cut, paste
@@ -475,26 +476,51 @@ def test_dropout_drops_its_share_of_what_attention_adds_in_training_only():
 
 
 @pytest.mark.parametrize("part", PLACES)
-def test_a_place_is_like_itself_and_nothing_is_more_alike(part):
-    for at in ((0, 5), (4, 0), (7, 7)):
+def test_a_place_is_like_itself_and_some_place_is_least_alike(part):
+    for at in ((0, 5), (4, 0), (7, 7), (1, 2)):
         alike = similarity(part(2), 8, 8, at)
         assert alike.shape == (8, 8)
-        assert alike[at].item() == pytest.approx(1, abs=1e-5)
-        assert alike.max() <= 1 + 1e-5 and alike.min() < 0.9
+        assert alike[at] == 1 and alike.max() == 1 and alike.min() == 0
 
 
 def test_binary_codes_are_alike_in_as_far_as_their_bits_are():
-    """Of 001 with 000, 001, 010, 011: 0, 1, 0 and 1 / sqrt(2), the same all over a patch."""
+    """001 is 1, 0, the root of 2 and 1 away from 000, 001, 010 and 011, all over a patch."""
     alike = cut(similarity(BinaryCode(2), 6, 8, (1, 5))[None, None], 2)[:, 0]
-    expected = np.array([0, 1, 0, 0.5**0.5])
-    np.testing.assert_allclose(alike, np.broadcast_to(expected, (3, 4, 4)).T.transpose(0, 2, 1))
+    expected = [1 - 0.5**0.5, 1, 0, 1 - 0.5**0.5]
+    for patch, value in zip(alike, expected, strict=True):
+        np.testing.assert_allclose(patch, np.full((3, 4), value), atol=1e-6)
 
 
-def test_sinusoids_are_alike_by_the_cosines_of_their_distances():
+def test_sinusoids_are_alike_by_their_distances_on_the_circles():
     at, f = (2, 5), 10.0 ** -np.arange(4)
     y, x = np.mgrid[:8, :12]
-    expected = sum(np.cos((y - at[0]) * g) + np.cos((x - at[1]) * g) for g in f) / 8
-    np.testing.assert_allclose(similarity(Sinusoidal2d(2), 8, 12, at), expected, atol=1e-5)
+    squared = sum(4 - 2 * np.cos((y - at[0]) * g) - 2 * np.cos((x - at[1]) * g) for g in f)
+    expected = 1 - np.sqrt(squared / squared.max())
+    np.testing.assert_allclose(similarity(Sinusoidal2d(2), 8, 12, at), expected, atol=1e-3)
+
+
+def test_where_there_is_one_code_all_places_are_alike():
+    assert torch.equal(similarity(BinaryCode(1), 3, 4, (1, 1)), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("part", [BinaryCode, LearnedPlace])
+def test_a_norm_over_each_patch_leaves_nothing_of_a_code_that_is_constant(part):
+    place = part(2)
+    assert left_by_norm(place, 4, 6).shape == (place.channels,)
+    assert left_by_norm(place, 4, 6).max() < 1e-6
+
+
+def test_a_norm_over_each_patch_leaves_of_sinusoids_what_varies_inside():
+    whole = sinusoids(16, 8, 12)
+    patches = np.stack(
+        [whole[:, y : y + 4, x : x + 6] for y, x in itertools.product((0, 4), (0, 6))]
+    )
+    expected = patches.var((2, 3)).mean(0) / whole.var((1, 2))
+    found = left_by_norm(Sinusoidal2d(2), 4, 6).numpy()
+    slow = whole.std((1, 2)) < 1e-3  # rounding
+    np.testing.assert_allclose(found[~slow], expected[~slow], rtol=1e-3)
+    assert found[~slow].min() < 0.5 < found.max() <= 1
+    np.testing.assert_allclose(left_by_norm(Sinusoidal2d(1), 8, 12)[~slow], 1, rtol=1e-5)
 
 
 def test_alibi_favours_places_by_their_distance():

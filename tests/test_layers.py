@@ -6,12 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from nblib.encodings import BinaryCode
+from nblib.encodings import BinaryCode, LearnedPlace, Sinusoidal2d, Whole
 from nblib.layers import (
+    Added,
     AttentionGate,
+    ClosedGate,
+    Concatenated,
     Critic,
     Fuse,
     LeakyReLU,
+    OpenGate,
     Placed,
     Residual,
     Translator,
@@ -275,6 +279,108 @@ def test_a_gate_is_half_open_on_average_in_every_patch_however_its_bias_stands()
     assert alpha.min() > 0 and alpha.max() < 1
     assert alpha.std() > 0.1
     assert (alpha.mean((1, 2, 3)) - 0.5).abs().max() < 0.05
+
+
+# Place codes
+
+
+def test_an_open_gate_passes_the_skip_and_a_closed_one_nothing():
+    deeper, skip = torch.randn(3, 6, 4, 4), torch.randn(3, 6, 4, 4)
+    assert torch.equal(OpenGate(6)(deeper, skip), skip)
+    closed = ClosedGate(6)(deeper, skip)
+    assert closed.shape == skip.shape and not closed.any()
+    assert count(OpenGate(6)) == count(ClosedGate(6)) == 0
+
+
+@pytest.mark.parametrize("h, w", [(2, 3), (5, 1)])
+def test_codes_stand_beside_or_on_the_patches_of_each_image_in_turn(h, w):
+    place, x = LearnedPlace(2, 6), torch.randn(3 * 4, 6, h, w)
+    beside, on = Concatenated(place)(x), Added(place)(x)
+    assert beside.shape == (12, 12, h, w) and on.shape == x.shape
+    for image in range(3):
+        for patch in range(4):
+            i, code = 4 * image + patch, place.vectors[patch, :, None, None]
+            assert torch.equal(beside[i, :6], x[i])
+            assert torch.equal(beside[i, 6:], code.expand(6, h, w))
+            assert torch.equal(on[i], x[i] + code)
+
+
+def test_codes_have_the_precision_of_the_map_that_they_join():
+    x = torch.randn(4, 16, 2, 2).bfloat16()
+    assert Concatenated(Sinusoidal2d(2))(x).dtype == torch.bfloat16
+    assert Added(Sinusoidal2d(2))(x).dtype == torch.bfloat16
+
+
+def told(D, kind, size):
+    """The sides of the maps that reach the modules of this kind."""
+    sides = []
+    for module in D.modules():
+        if isinstance(module, kind):
+            module.register_forward_hook(lambda m, inputs, out: sides.append(inputs[0].shape[-1]))
+    D(torch.zeros(1, 1, size, size))
+    return sides
+
+
+@pytest.mark.parametrize(
+    "size, layers, grid, sides",
+    [
+        (64, 6, 2, [32, 16, 8, 4, 2]),
+        (64, 4, 2, [32, 16, 8, 4]),
+        (64, 6, 4, [32, 16, 8, 4]),
+        (64, 6, 1, [32, 16, 8, 4, 2]),
+        (96, 5, 2, [48, 24, 12, 6]),
+    ],
+)
+def test_a_critic_is_told_places_on_maps_of_two_pixels_and_more(size, layers, grid, sides):
+    D = Critic(size, 1, 4, layers, Whole(BinaryCode(grid)), Whole(Sinusoidal2d(grid, 4)))
+    assert told(D, Concatenated, size) == sides
+    assert told(D, Added, size) == [size // 2]
+
+
+@pytest.mark.parametrize("layers, last", [(6, 0), (4, 5)])
+def test_a_critic_with_places_has_the_parameters_that_one_counts_by_hand(layers, last):
+    """Codes of 5 channels beside all maps but the image and, at six layers, the last of 1 x 1."""
+    D = Critic(64, 3, 4, layers, Whole(LearnedPlace(2, 5)), Whole(Sinusoidal2d(2, 4)))
+    outs = [4, 8, 16, 32, 64, 128][:layers]
+    ins = [3, *(out + 5 for out in outs[:-1])]
+    convolutions = sum(16 * cin * cout + cout for cin, cout in zip(ins, outs, strict=True))
+    assert count(D) == convolutions + 9 * (outs[-1] + last) + 4 * 5
+
+
+def test_a_critic_with_places_is_its_formula():
+    f = nn.functional
+    place, added, x = LearnedPlace(2, 5), Sinusoidal2d(2, 4), torch.randn(3, 1, 16, 16)
+    D = Critic(16, 1, 4, 2, Whole(place), Whole(added))
+    first, second, head = (layer for layer in D.layers if isinstance(layer, nn.Conv2d))
+
+    def beside(h):
+        half = h.shape[-1] // 2
+        code = paste(place(half, half), 2).expand(len(h), -1, -1, -1)
+        return torch.cat([h, code], 1)
+
+    h = f.leaky_relu(f.conv2d(x, first.weight, first.bias, 2, 1), 0.01) + paste(added(4, 4), 2)
+    h = f.leaky_relu(f.conv2d(beside(h), second.weight, second.bias, 2, 1), 0.01)
+    torch.testing.assert_close(D(x), f.conv2d(beside(h), head.weight, padding=1))
+
+
+def test_what_is_added_in_a_critic_is_added_behind_the_first_layer_alone():
+    x, added = torch.randn(2, 1, 32, 32), Sinusoidal2d(2, 4)
+    plain, D = Critic(32, 1, 4, 4), Critic(32, 1, 4, 4, added=Whole(added))
+    plain.load_state_dict(dict(zip(plain.state_dict(), D.state_dict().values(), strict=True)))
+    first, rest = plain.layers[:2], plain.layers[2:]
+    torch.testing.assert_close(D(x), rest(first(x) + paste(added(8, 8), 2)))
+    assert (D(x) - plain(x)).abs().max() > 1e-3
+
+
+def test_learned_places_move_a_critic_and_learn_from_it():
+    place, x = LearnedPlace(2, 5), torch.randn(2, 1, 32, 32)
+    D = Critic(32, 1, 4, 4, Whole(place))
+    before = D(x)
+    before.square().mean().backward()
+    assert place.vectors.grad.abs().min() > 1e-4
+    with torch.no_grad():
+        place.vectors.copy_(place.vectors[[3, 0, 1, 2]])
+    assert (D(x) - before).abs().max() > 0.01 * before.abs().max()
 
 
 # With batch norm

@@ -8,13 +8,25 @@ import torch
 from torch import nn
 from torch.nn import functional as f
 
-from nblib.batches import Batch
-from nblib.encodings import BinaryCode
+from nblib import report
+from nblib.batches import Batch, Batches
+from nblib.encodings import Attention, BinaryCode, LearnedPlace, NoPosition, Sinusoidal2d
+from nblib.layers import Added, Concatenated
 from nblib.losses import wasserstein
+from nblib.methods import METHODS
 from nblib.methods.method import detect_all
-from nblib.methods.sagan import AUTHORS_NAMES, SAGAN, Generator, load_authors_checkpoint
+from nblib.methods.sagan import (
+    AUTHORS_NAMES,
+    SAGAN,
+    Generator,
+    learned_places,
+    load_authors_checkpoint,
+    with_swapped_codes,
+    without_codes,
+)
 
 SMALL = dict(size=32, width=4, critic_width=4, critic_layers=4, batch_size=4, steps=8)
+VARIANTS = [name for name in METHODS if name.startswith("sagan")]
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +46,21 @@ def batch(channels=1):
     return Batch(images(4, channels), images(4, channels), images(4, channels))
 
 
+def small(name, **arguments):
+    return METHODS[name](**SMALL | arguments).eval()
+
+
+def published(name):
+    with torch.device("meta"):
+        return METHODS[name]()
+
+
 def parameters(module):
     return sum(p.numel() for p in module.parameters())
+
+
+def values(terms):
+    return {name: term.item() for name, term in terms.items()}
 
 
 # What it is made of
@@ -147,16 +172,109 @@ def test_without_cutting_every_pixel_hears_of_every_other():
 # Places
 
 
-@pytest.mark.parametrize("place_acts, least, most", [(False, 0, 1e-4), (True, 1e-3, 2)])
-def test_swapped_codes_change_the_image_only_where_the_code_acts(place_acts, least, most):
-    G, x = generator(place_acts=place_acts).eval(), images()
+def cycled(G):
+    """Hand the code of each patch to the next one."""
+    for place in {
+        module for module in G.modules() if isinstance(module, BinaryCode | LearnedPlace)
+    }:
+        code = place.code if isinstance(place, BinaryCode) else place.vectors
+        code.copy_(code[[3, 0, 1, 2]])
+
+
+# In double precision: norms over maps of 2 x 2 pixels blow up single precision's rounding.
+DEAD_OR_ACTING = pytest.mark.parametrize("place_acts, least, most", [(0, 0, 1e-8), (1, 1e-3, 2)])
+
+
+@DEAD_OR_ACTING
+@pytest.mark.parametrize("place", [BinaryCode, LearnedPlace])
+def test_swapped_codes_change_the_image_only_where_the_code_acts(place, place_acts, least, most):
+    G = generator(place=place, place_acts=place_acts).double().eval()
+    x = images().double()
     with torch.no_grad():
         before = G(x)
-        codes = {id(m): m for m in G.modules() if isinstance(m, BinaryCode)}
-        assert codes
-        for place in codes.values():
-            place.code.copy_(place.code[[3, 0, 1, 2]])
+        cycled(G)
         assert least <= (G(x) - before).abs().max() <= most
+
+
+class Shifted(nn.Module):
+    """A place part that adds to the code of each patch a constant of its own."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place, self.shift = place, torch.randn(4, place.channels, 1, 1).double()
+
+    def forward(self, h, w):
+        return self.place(h, w) + self.shift
+
+
+@DEAD_OR_ACTING
+def test_of_sinusoids_what_is_constant_over_a_patch_acts_only_behind_the_norm(
+    place_acts, least, most
+):
+    G = generator(place=Sinusoidal2d, place_acts=place_acts).double().eval()
+    x = images().double()
+    with torch.no_grad():
+        before = G(x)
+        told = [module for module in G.modules() if isinstance(module, Concatenated)]
+        assert len(told) == 3
+        for module in told:
+            module.place = Shifted(module.place)
+        assert least <= (G(x) - before).abs().max() <= most
+
+
+@pytest.mark.parametrize("place_acts", [False, True])
+def test_of_sinusoids_what_varies_inside_a_patch_acts_in_both_forms(place_acts):
+    G, x = generator(place=Sinusoidal2d, place_acts=place_acts).eval(), images()
+    with torch.no_grad():
+        assert (with_swapped_codes(G)(x) - G(x)).abs().max() > 0.1
+
+
+def test_with_swapped_codes_each_patch_hears_the_opposite_one_in_a_copy():
+    G, x = generator(place_acts=True).eval(), images()
+    with torch.no_grad():
+        before = G(x)
+        swapped = with_swapped_codes(G)(x)
+        assert torch.equal(G(x), before)
+        for place in {module for module in G.modules() if isinstance(module, BinaryCode)}:
+            place.code.copy_(place.code[[3, 2, 1, 0]])
+        torch.testing.assert_close(G(x), swapped)
+    assert (swapped - before).abs().max() > 0.1
+
+
+def test_codes_of_zero_are_those_that_are_taken_out_in_a_copy():
+    G, x = generator(place_acts=True, place=LearnedPlace).eval(), images()
+    with torch.no_grad():
+        before = G(x)
+        out = without_codes(G)(x)
+        assert torch.equal(G(x), before)
+        nn.init.zeros_(G.encoder.place1.code.place.vectors)
+        torch.testing.assert_close(G(x), out, rtol=0, atol=1e-3)
+    assert (out - before).abs().max() > 0.1
+
+
+def test_a_generator_has_one_learned_code_for_all_its_maps_and_the_critic_its_own():
+    method = small("sagan_learned")
+    places = learned_places(method)
+    of_G, of_D = (
+        [module.place for module in network.modules() if isinstance(module, Concatenated)]
+        for network in (method.G, method.D)
+    )
+    assert len(of_G) == 3 and all(part is places["G"] for part in of_G)
+    assert len(of_D) == 4 and all(whole.place is places["D"] for whole in of_D)
+    assert places["G"] is not places["D"]
+
+
+@pytest.mark.parametrize("name, acts", [("sagan_learned", False), ("sagan_learned_acts", True)])
+def test_a_learned_code_learns_where_it_acts_and_in_the_critic(name, acts):
+    method, data = small(name), batch()
+    places = learned_places(method)
+    sum(method.generator_terms(data).values()).backward(inputs=list(method.G.parameters()))
+    gradients = [p.grad.abs().max().item() for p in method.G.parameters()]
+    share = places["G"].vectors.grad.abs().max().item() / max(gradients)
+    assert share > 1e-2 if acts else share < 1e-6
+    terms = wasserstein(method.D, data.normal, data.unlabeled, 10.0)
+    sum(terms.values()).backward(inputs=list(method.D.parameters()))
+    assert places["D"].vectors.grad.abs().min() > 1e-5
 
 
 def test_without_a_place_the_published_generator_gives_the_same_images():
@@ -170,6 +288,214 @@ def test_without_a_place_the_published_generator_gives_the_same_images():
     x = images()
     with torch.no_grad():
         torch.testing.assert_close(without(x), with_place(x), rtol=0, atol=1e-4)
+
+
+# Attention
+
+
+@pytest.mark.parametrize("after", [0, 3, 6])
+def test_attention_stands_behind_so_many_residual_blocks(after):
+    G = generator(
+        position=NoPosition, attention_after=after, blocks=6, grid=1, heads=2, dropout=0.1
+    )
+    parts = [type(part).__name__ for part in G.bottleneck]
+    residuals = ["Residual"] * 6
+    assert parts == ["Placed", *residuals[:after], "Attention", *residuals[after:]]
+    assert G.bottleneck[1 + after].heads == 2 and G.bottleneck[1 + after].dropout.p == 0.1
+
+
+def test_the_variants_attend_in_front_of_the_first_residual_block():
+    for name in ("sagan_attention", "sagan_rope", "sagan_alibi", "sagan_attention_bias"):
+        assert isinstance(small(name).G.bottleneck[1], Attention)
+
+
+@pytest.mark.parametrize("name", ["sagan_rope", "sagan_alibi", "sagan_attention_bias"])
+def test_with_a_silent_encoding_a_variant_is_the_control_with_attention(name):
+    G, control, x = small(name).G.double(), small("sagan_attention").G.double(), images().double()
+    left = control.load_state_dict(G.state_dict(), strict=False)
+    own = {k for k in left.unexpected_keys if "position_bias_table" not in k}
+    assert not left.missing_keys and not own
+    position = G.bottleneck[1].position
+    with torch.no_grad():
+        assert (G(x) - control(x)).abs().max() > 1e-2
+        silent = {
+            "sagan_rope": lambda: position.rotary.bands,
+            "sagan_alibi": lambda: position.slopes,
+            "sagan_attention_bias": lambda: position.lookup.relative_position_bias_table,
+        }
+        silent[name]().zero_()
+        torch.testing.assert_close(G(x), control(x), rtol=0, atol=1e-5)
+
+
+# The variants and controls of METHODS
+
+
+def test_variants_have_the_published_size_and_what_is_new_counted_by_hand():
+    """Binary codes have 3 channels, the others 16; 896 channels of the generator are told.
+
+    Attention: three maps and one with bias of 512 channels, a norm; 8 heads on maps of 8 x 8.
+    """
+    told = 128 + 256 + 512
+    gates = sum(2 * (c * c // 2 + c // 2) + c // 2 + 1 for c in (128, 256, 512))
+    G, D = 44_758_979, 44_719_040
+    in_critic = 16 * 16 * (128 + 256 + 512 + 1024 + 2048)
+    whole, attention = G - 3 * told, 3 * 512**2 + 512**2 + 512 + 2 * 512
+    expected = {
+        "sagan": (G, D),
+        "sagan_place_acts": (G, D),
+        "sagan_sinusoidal": (G + 13 * told, D + in_critic),
+        "sagan_sinusoidal_acts": (G + 13 * told, D + in_critic),
+        "sagan_learned": (G + 13 * told + 4 * 16, D + in_critic + 4 * 16),
+        "sagan_learned_acts": (G + 13 * told + 4 * 16, D + in_critic + 4 * 16),
+        "sagan_no_place": (whole, D),
+        "sagan_whole": (whole, D),
+        "sagan_attention": (whole + attention, D),
+        "sagan_rope": (whole + attention, D),
+        "sagan_alibi": (whole + attention, D),
+        "sagan_attention_bias": (whole + attention + 8 * (2 * 8 - 1) ** 2, D),
+        "sagan_no_gates": (G - gates, D),
+        "sagan_no_skips": (G - gates, D),
+        "sagan_no_pseudo": (G, D),
+        "sagan_no_unlabeled": (G, D),
+    }
+    assert expected.keys() == set(VARIANTS) - {"sagan_swin"}
+    for name, counts in expected.items():
+        method = published(name)
+        assert (parameters(method.G), parameters(method.D)) == counts, name
+
+
+def test_the_published_swin_generator_is_about_as_large():
+    method = published("sagan_swin")
+    assert parameters(method.G) == pytest.approx(44_758_979, rel=0.25)
+    assert parameters(method.D) == 44_719_040
+
+
+@pytest.mark.parametrize("size", [48, 64])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_generator_scores_images_of_other_sizes_than_those_it_was_made_for(name, size):
+    G, x = small(name).G, images(2, size=size)
+    with torch.no_grad():
+        restored = G(x)
+    assert restored.shape == x.shape and restored.isfinite().all()
+    assert restored.abs().max() <= 1 and (restored - torch.tanh(x)).std() > 0.01
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sagan_whole", "sagan_attention", "sagan_rope", "sagan_alibi", "sagan_attention_bias"],
+)
+def test_variants_of_the_whole_image_hear_all_of_it_and_are_told_no_places(name):
+    method, x = small(name), images(1)
+    told = [m for m in method.modules() if isinstance(m, Concatenated | Added)]
+    assert method.G.grid == 1 and not told
+    other = x.clone()
+    other[..., 0, 0] += 1
+    with torch.no_grad():
+        assert (method.G(x) != method.G(other)).float().mean() > 0.99
+
+
+def test_a_generator_without_a_place_is_cut_and_told_no_places():
+    method, x = small("sagan_no_place"), images(1)
+    assert not [m for m in method.modules() if isinstance(m, Concatenated | Added)]
+    other = x.clone()
+    other[..., 0, 0] += 1
+    with torch.no_grad():
+        changed = (method.G(x) != method.G(other))[0, 0]
+    assert changed[:16, :16].all() and changed.sum() == 16 * 16
+
+
+@pytest.mark.parametrize("name, alpha", [("sagan_no_gates", 1.0), ("sagan_no_skips", 0.0)])
+def test_without_gates_or_skips_the_decoder_is_the_published_one_with_constant_gates(name, alpha):
+    G, full = small(name).G, small("sagan").G
+    left = G.load_state_dict(full.state_dict(), strict=False)
+    assert not left.missing_keys and all(".gate" in key for key in left.unexpected_keys)
+    x = images()
+    with torch.no_grad():
+        assert (G(x) - full(x)).abs().max() > 0.1
+        for gate in (full.decoder.gate1, full.decoder.gate2, full.decoder.gate3):
+            gate.attention = lambda deeper, skip: torch.full_like(skip[:, :1], alpha)
+        torch.testing.assert_close(G(x), full(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, hears", [("sagan_no_skips", False), ("sagan", True)])
+def test_without_skips_the_decoder_hears_of_the_bottleneck_alone(name, hears):
+    decoder = small(name).G.decoder
+    e = torch.randn(4, 32, 2, 2)
+    with torch.no_grad():
+        one, other = (
+            decoder(e, torch.randn(4, 8, 8, 8), torch.randn(4, 16, 4, 4)) for _ in range(2)
+        )
+    assert torch.equal(one, other) != hears
+
+
+def uint8(count):
+    return np.random.default_rng(count).integers(0, 256, (count, 1, 32, 32), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        ("sagan", "normal unlabeled pseudo"),
+        ("sagan_no_pseudo", "normal unlabeled"),
+        ("sagan_no_unlabeled", "normal pseudo"),
+    ],
+)
+def test_batches_carry_what_a_variant_learns_from_and_each_kind_has_its_term(name, kinds):
+    method = small(name)
+    data = Batches(uint8(6), uint8(5), method.needs, 4, 0)(1)
+    carried = {kind for kind, x in data._asdict().items() if x is not None}
+    assert carried == set(kinds.split())
+    (_, of_critic), (_, of_generator) = method.updates(data, 1)
+    assert of_critic.keys() == {"adversarial", "penalty"}
+    expected = {"adversarial", "identity"} | ({"reconstruction"} if "pseudo" in carried else set())
+    assert of_generator.keys() == expected
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_without_pseudo_anomalies_the_other_terms_are_the_thesis_equation_in_numpy(in_batch):
+    method = small("sagan_no_pseudo", lambda_id=2.0)
+    n, u, p = batch()
+    with torch.no_grad():
+        terms = method.generator_terms(Batch(n, u, p if in_batch else None))
+        critic, n_healthy = method.D(method.G(u)).numpy(), method.G(n).numpy()
+    expected = {
+        "adversarial": -critic.mean(),
+        "identity": 2 * np.abs(n.numpy() - n_healthy).mean(),
+    }
+    assert values(terms) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_without_the_unlabeled_mix_the_known_normals_are_what_is_generated(in_batch):
+    method = small("sagan_no_unlabeled", lambda_rec=3.0)
+    n, u, p = batch()
+    data = Batch(n, u if in_batch else None, p)
+    (_, of_critic), (_, of_generator) = method.updates(data, 1)
+    with torch.no_grad():
+        n_healthy, p_healthy = method.G(n), method.G(p).numpy()
+        fake, real = method.D(n_healthy).numpy(), method.D(n).numpy()
+    assert of_critic["adversarial"].item() == pytest.approx(fake.mean() - real.mean(), rel=1e-3)
+    expected = {
+        "adversarial": -fake.mean(),
+        "identity": np.abs(n.numpy() - n_healthy.numpy()).mean(),
+        "reconstruction": 3 * ((n.numpy() - p_healthy) ** 2).mean(),
+    }
+    assert values(of_generator) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_order_in_which_the_needs_are_named_changes_nothing():
+    data, found = batch(), []
+    for needs in [("normal", "unlabeled", "pseudo"), ("pseudo", "normal", "unlabeled")]:
+        torch.manual_seed(1)
+        method = small("sagan", needs=needs)
+        found.append([values(terms) for _, terms in method.updates(data, 1)])
+    assert found[0] == found[1]
+
+
+def test_tables_say_what_a_variant_learns_from():
+    uses = {name: report.uses(name) for name in VARIANTS}
+    assert uses.pop("sagan_no_unlabeled") == "known normals"
+    assert set(uses.values()) == {"known normals + unlabeled"} and len(uses) > 10
 
 
 # The random mask of training
