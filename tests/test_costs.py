@@ -293,3 +293,22 @@ def test_throughput_is_images_by_the_seconds_of_their_batches(monkeypatch):
     assert [len(x) for x in measured] == [1, 1, 1, 1, 2, 2, 8]
     scored = torch.cat(measured).flatten() * 127.5 + 127.5
     assert scored.round().tolist() == [*range(4), *range(4), *range(8)]
+
+
+def test_compared_methods_stand_in_rows_with_their_time_relative_to_the_first(monkeypatch):
+    ticks = {"sagan": 0.2, "sagan_rope": 0.3}
+    monkeypatch.setattr(costs, "_turn", lambda name, *_: lambda: ticks[name])
+    table = costs.compared("sagan", "sagan_rope", budget="smoke")
+    assert list(table.index) == ["sagan", "sagan_rope"]
+    assert list(table["ms a step"]) == [100, 150] and list(table["relative"]) == [1, 1.5]
+    for name in ticks:
+        counted = networks(name, "smoke")["smoke"].dropna().to_dict()
+        assert counted == {what: table.loc[name, what] for what in counted}
+
+
+def test_a_turn_trains_two_steps_and_says_how_long_it_took(monkeypatch):
+    taken = []
+    original = costs._take_step
+    monkeypatch.setattr(costs, "_take_step", lambda *a: (taken.append(a[-1]), original(*a)))
+    turn = costs._turn("sagan", "smoke", 64, 1)
+    assert 0 < turn() < 60 and taken == [0, 1]

@@ -108,3 +108,18 @@ def test_methods_that_use_the_mix_stand_apart_in_the_forest(shown):
     table = pd.DataFrame(rows | {"auc_low": 0.5, "auc_high": 0.7, "uses": kinds})
     first, second, third = figures.forest(table, "").axes[0].get_yticks()
     assert first - second == 1 and second - third > 1.5
+
+
+def test_fields_share_a_scale_with_zero_in_its_middle_where_signs_mix():
+    ramp = np.arange(6.0).reshape(2, 3)
+    maps = {f"map {i}": ramp - i for i in range(5)}
+    figure = figures.fields(maps, "title", "bias", at=(1, 0))
+    images = [image for axes in figure.axes for image in axes.images]
+    assert len(images) == 5 and all(image.get_clim() == (-5, 5) for image in images)
+    assert all(line.get_xydata().tolist() == [[0, 1]] for line in figure.axes[0].lines)
+    (only,) = figures.fields({"map": ramp}, "title", "share").axes[0].images
+    assert only.get_clim() == (0, 5)
+
+
+def test_all_colours_differ():
+    assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)

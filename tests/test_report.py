@@ -6,6 +6,10 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nblib import datasets, report, runs
+from nblib.methods import METHODS
+
+CRITIC = dict(critic_layers=4, steps=2)
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 1, 32, 32), np.uint8)
 
 
 @pytest.fixture
@@ -183,3 +187,47 @@ def test_what_lesions_add_to_a_maps_mean_is_counted_pixel_by_pixel(make_set):
     without = datasets.load(make_set("no boxes", seed=1))
     other = runs.run("mean_image", without, "smoke")
     assert report.lesions(other, datasets.load_labels(without)).empty
+
+
+def test_a_published_code_changes_rounding_and_one_that_acts_changes_images(make_set):
+    dataset = datasets.load(make_set("places", {"train/0": 24}, size=32), size=32)
+    table = pd.concat(
+        report.without_knowing_places(runs.run(name, dataset, "smoke", **CRITIC), IMAGES)
+        for name in ("sagan", "sagan_place_acts", "sagan_no_place")
+    ).astype(float)
+    assert list(table.index.get_level_values("codes").unique()) == ["swapped", "taken out"]
+    pixel, score = table.iloc[:, 0], table.iloc[:, 1]
+    assert (pixel.loc["sagan"] < 1e-3).all() and (score.loc["sagan"] < 1e-4).all()
+    assert (pixel.loc["sagan_place_acts"] > 1e-2).all()
+    assert (pixel.loc["sagan_no_place"] == 0).all(), "there is nothing to swap or take out"
+
+
+def test_a_variant_is_shown_beside_those_of_its_controls_that_are_finished(make_set):
+    dataset = datasets.load(make_set("variants", {"train/0": 24}, size=32), size=32)
+    overrides = dict(seed=1, **CRITIC)
+    for name in ("sagan", "sagan_attention"):
+        runs.run(name, dataset, "smoke", **overrides)
+    run = runs.run("sagan_rope", dataset, "smoke", **overrides)
+    assert run.beside("sagan").config["method"] == "sagan" and run.beside("sagan_whole") is None
+    shown = list(report.beside(run, dataset).index)
+    assert shown[2:] == ["sagan", "sagan_attention", "sagan_rope"]
+    assert shown[:2] == ["known_against_unlabeled *", "pretrained_logistic"]
+
+
+def test_controls_are_methods_and_no_method_waits_for_itself():
+    order = dict.fromkeys(report.CONTROLS, 0)
+    for _ in order:
+        for name, controls in report.CONTROLS.items():
+            assert set(controls) <= set(METHODS)
+            order[name] = 1 + max(order.get(control, 0) for control in controls)
+    assert max(order.values()) < len(order), "a circle would never end"
+    variants = {name for name in METHODS if name.startswith("sagan_")}
+    assert variants == set(report.CONTROLS)
+
+
+def test_methods_with_the_same_settings_share_a_row(make_set):
+    dataset = datasets.load(make_set("family", {"train/0": 24}, size=32), size=32)
+    names = ("sagan", "sagan_whole", "brainomaly")
+    made = [runs.run(name, dataset, "smoke", **CRITIC) for name in names]
+    rows = report.settings(made)
+    assert list(rows["method"]) == ["sagan, sagan_whole", "brainomaly"]

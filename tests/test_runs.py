@@ -411,6 +411,14 @@ def test_the_method_of_a_run_without_a_place_has_none(dataset):
     assert method.G.encoder.place1.code is not None
 
 
+def test_the_untrained_method_of_a_run_is_what_its_seed_starts_from(sagan):
+    torch.manual_seed(sagan.config["seed"])
+    fresh = METHODS["sagan"](**budgets.arguments("sagan", "smoke", 32, 1, **FAST)).state_dict()
+    untrained, trained = sagan.untrained().state_dict(), sagan.method().state_dict()
+    assert all(torch.equal(fresh[name], untrained[name]) for name in fresh)
+    assert any(not torch.equal(trained[name], untrained[name]) for name in trained)
+
+
 # Scores at the checkpoints
 
 
