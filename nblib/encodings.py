@@ -1,6 +1,7 @@
 """What a network is told about places, each part usable alone.
 
-A place part is concatenated, or added, to feature maps. It answers `place(h, w) -> (patches,
+A place part, made from the grid and a number of channels, is concatenated, or added, to feature
+maps. It answers `place(h, w) -> (patches,
 channels, h, w)` for an image cut into grid x grid patches of h x w, in the order of `layers.cut`.
 
     BinaryCode      the patch's number in bits, constant over the patch (SAGAN)
@@ -35,10 +36,11 @@ class BinaryCode(nn.Module):
 
     The patches are numbered 0, 1, ... in floor(log2(patches)) + 1 bits, most significant first:
     000, 001, 010, 011 for 2 x 2. So the authors' code; the thesis' eq. 2.20 rounds up, which is the
-    same for powers of two, and its example with two bits is a slip.
+    same for powers of two, and its example with two bits is a slip. How many `channels` are asked
+    for plays no part.
     """
 
-    def __init__(self, grid: int):
+    def __init__(self, grid: int, channels: int | None = None):
         super().__init__()
         self.grid, patches = grid, grid**2
         self.channels = patches.bit_length()
@@ -195,7 +197,8 @@ class Attention(nn.Module):
     heads, then a linear map and a layer norm over the channels. Queries and keys have no bias: that
     of the keys would do nothing.
 
-    size: side of the maps it is trained on; position: a position part's class.
+    size: side of the maps it is trained on; position: a position part's class; residual: whether
+    its input is added to what it makes; norm: a class called with the channels.
     Raises ValueError where the channels cannot be shared out among the heads.
     """
 
@@ -206,15 +209,17 @@ class Attention(nn.Module):
         position: type[nn.Module] = NoPosition,
         heads: int = 8,
         dropout: float = 0.0,
+        residual: bool = True,
+        norm: type[nn.Module] = nn.LayerNorm,
     ):
         super().__init__()
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be shared out among {heads} heads.")
-        self.heads = heads
+        self.heads, self.residual = heads, residual
         self.position = position(heads, channels // heads, size)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.out = nn.Linear(channels, channels)
-        self.norm, self.dropout = nn.LayerNorm(channels), nn.Dropout(dropout)
+        self.norm, self.dropout = norm(channels), nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
@@ -224,7 +229,8 @@ class Attention(nn.Module):
         bias = None if bias is None else bias.to(q.dtype)
         attended = f.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         attended = self.norm(self.out(attended.transpose(1, 2).reshape(b, h * w, c)))
-        return x + self.dropout(attended).transpose(1, 2).view(b, c, h, w)
+        attended = self.dropout(attended).transpose(1, 2).view(b, c, h, w)
+        return x + attended if self.residual else attended
 
 
 @torch.no_grad()

@@ -110,11 +110,12 @@ class Generator(nn.Module):
     The image is cut into grid x grid patches, which pass through the network apart and are pasted
     together again. In training 5 % of the pixels of r are replaced by the input.
 
-    place, added, position: classes of `encodings`, or None. What `place` says is concatenated to
-    the maps (place_acts: see `layers.Placed`), what `added` says is added to the first layer's
-    output. With `position` there is attention of `heads` heads, with some `dropout`, in the
-    bottleneck, behind `attention_after` of its residual blocks. gate: a class called with the
-    channels of a skip. encoder, decoder: see `ConvEncoder` and `conv_decoder`.
+    place, added, position: classes of `encodings`, or None. What `place` says, in place_channels
+    channels, is concatenated to the maps (place_acts: see `layers.Placed`), what `added` says is
+    added to the first layer's output. With `position` there is attention in the bottleneck, behind
+    `attention_after` of its residual blocks (heads, dropout, residual, norm: see
+    `encodings.Attention`). gate: a class called with the channels of a skip. encoder, decoder: see
+    `ConvEncoder` and `conv_decoder`.
     Raises ValueError for a size that cannot be cut and halved three times.
     """
 
@@ -129,12 +130,15 @@ class Generator(nn.Module):
         grid: int = 2,
         blocks: int = 6,
         place: type[nn.Module] | None = BinaryCode,
+        place_channels: int = 16,
         place_acts: bool = False,
         added: type[nn.Module] | None = None,
         position: type[nn.Module] | None = None,
         attention_after: int = 0,
         heads: int = 8,
         dropout: float = 0.0,
+        residual: bool = True,
+        norm: type[nn.Module] = nn.LayerNorm,
         gate: type[nn.Module] = AttentionGate,
         encoder: Callable[..., nn.Module] = ConvEncoder,
         decoder: Callable[..., nn.Module] = conv_decoder,
@@ -148,12 +152,12 @@ class Generator(nn.Module):
                 f"got {size}."
             )
         self.grid, patch = grid, size // grid
-        code = place(grid) if place else None
+        code = place(grid, place_channels) if place else None
         first = added(grid, width) if added else None
         self.encoder = encoder(channels, width, patch, code, place_acts, first)
         bottleneck = [Residual(8 * width) for _ in range(blocks)]
         if position:
-            attention = Attention(8 * width, patch // 8, position, heads, dropout)
+            attention = Attention(8 * width, patch // 8, position, heads, dropout, residual, norm)
             bottleneck.insert(attention_after, attention)
         self.bottleneck = nn.Sequential(Placed(8 * width, code, place_acts), *bottleneck)
         self.decoder = decoder(channels, width, patch, gate)
@@ -192,11 +196,12 @@ class SAGAN(Method):
     comparison are SAGAN with other parts (see METHODS).
 
     size, channels: of the images; width: channels of the generator's first layer; grid: patches
-    along each side; place, place_acts, added, position, attention_after, heads, dropout, gate,
-    encoder, decoder: see `Generator`; critic_place: the place part of the critic, if it has one,
-    which is also told `added`; critic_width, critic_layers: see `layers.Critic` (None: as wide as
-    the generator); needs: what it learns from. Without pseudo-anomalies there is no reconstruction
-    term; without the unlabeled mix the known normals are what is made healthy for the critic.
+    along each side; place, place_channels, place_acts, added, position, attention_after, heads,
+    dropout, residual, norm, gate, encoder, decoder: see `Generator`; critic_place: the place part
+    of the critic, if it has one, which is also told `added`; critic_width, critic_layers: see
+    `layers.Critic` (None: as wide as the generator); needs: what it learns from. Without
+    pseudo-anomalies there is no reconstruction term; without the unlabeled mix the known normals
+    are what is made healthy for the critic.
     lambda_id, lambda_rec, lambda_gp: weights of the losses; lr: Adam's rate; steps: critic steps,
     two for each of the generator; decay: factor on the rate at the end of training, see
     `training.rate_factor`.
@@ -211,12 +216,15 @@ class SAGAN(Method):
         width: int = 64,
         grid: int = 2,
         place: type[nn.Module] | None = BinaryCode,
+        place_channels: int = 16,
         place_acts: bool = False,
         added: type[nn.Module] | None = None,
         position: type[nn.Module] | None = None,
         attention_after: int = 0,
         heads: int = 8,
         dropout: float = 0.0,
+        residual: bool = True,
+        norm: type[nn.Module] = nn.LayerNorm,
         gate: type[nn.Module] = AttentionGate,
         encoder: Callable[..., nn.Module] = ConvEncoder,
         decoder: Callable[..., nn.Module] = conv_decoder,
@@ -235,14 +243,14 @@ class SAGAN(Method):
         super().__init__()
         self.G = Generator(
             size, channels, width, grid,
-            place=place, place_acts=place_acts, added=added,
+            place=place, place_channels=place_channels, place_acts=place_acts, added=added,
             position=position, attention_after=attention_after, heads=heads, dropout=dropout,
-            gate=gate, encoder=encoder, decoder=decoder,
+            residual=residual, norm=norm, gate=gate, encoder=encoder, decoder=decoder,
         )  # fmt: skip
         critic_width = critic_width or width
         self.D = Critic(
             size, channels, critic_width, critic_layers,
-            Whole(critic_place(grid)) if critic_place else None,
+            Whole(critic_place(grid, place_channels)) if critic_place else None,
             Whole(added(grid, critic_width)) if added else None,
         )  # fmt: skip
         self.known_zeros = (
