@@ -1,8 +1,8 @@
 """What a network is told about places, each part usable alone.
 
-A place part, made from the grid and a number of channels, is concatenated, or added, to feature
-maps. It answers `place(h, w) -> (patches,
-channels, h, w)` for an image cut into grid x grid patches of h x w, in the order of `layers.cut`.
+A place part, made from a grid and a number of channels, is concatenated, or added, to feature maps.
+It answers `place(h, w) -> (patches, channels, h, w)` for an image that is cut into grid x grid
+patches of h x w, in the order of `layers.cut`.
 
     BinaryCode      the patch's number in bits, constant over the patch (SAGAN)
     Sinusoidal2d    sines and cosines of x and of y, running on from patch to patch
@@ -90,13 +90,21 @@ class LearnedPlace(nn.Module):
 
 
 class Whole(nn.Module):
-    """A place part as an uncut map sees it: (1, channels, h, w), h and w multiples of its grid."""
+    """A place part as an uncut map sees it: (1, channels, h, w).
+
+    Raises ValueError where h or w is no multiple of its grid.
+    """
 
     def __init__(self, place: nn.Module):
         super().__init__()
         self.place, self.grid, self.channels = place, place.grid, place.channels
 
     def forward(self, h: int, w: int) -> Tensor:
+        if h % self.grid or w % self.grid:
+            raise ValueError(
+                f"A map of {h} x {w} has no places for a grid of {self.grid} x {self.grid}: its "
+                "sides must be multiples."
+            )
         return paste(self.place(h // self.grid, w // self.grid), self.grid)
 
 
@@ -105,7 +113,7 @@ class Swapped(nn.Module):
 
     def __init__(self, place: nn.Module):
         super().__init__()
-        self.place = place
+        self.place, self.grid, self.channels = place, place.grid, place.channels
 
     def forward(self, h: int, w: int) -> Tensor:
         return self.place(h, w).flip(0)

@@ -196,6 +196,9 @@ class OpenGate(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
 
+    def attention(self, deeper: Tensor, skip: Tensor) -> Tensor:
+        return torch.ones_like(skip[:, :1])
+
     def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
         return skip
 
@@ -205,6 +208,9 @@ class ClosedGate(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+
+    def attention(self, deeper: Tensor, skip: Tensor) -> Tensor:
+        return torch.zeros_like(skip[:, :1])
 
     def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
         return torch.zeros_like(skip)
@@ -270,7 +276,7 @@ class Critic(nn.Module):
     the whole image; four layers make a true patch critic (h = 4).
 
     place: a place part in its whole-image form (`encodings.Whole`), concatenated to the maps
-    between the layers that are as large as its grid, and at least 2 x 2; added: one with `width`
+    between the layers whose side is a multiple of its grid, and at least 2; added: one with `width`
     channels, added to the first layer's output.
 
     It runs in single precision whatever region of autocast it is called in: with bfloat16 its

@@ -68,6 +68,10 @@ def test_a_code_is_no_weight_and_in_no_checkpoint():
     assert place.double().code.dtype == torch.float64, "it must move with the network"
 
 
+def test_bits_are_as_many_as_the_patches_need_whatever_is_asked_for():
+    assert BinaryCode(2, 16).channels == 3 and bits(BinaryCode(2, 16)(1, 1))[3] == "011"
+
+
 def sinusoids(channels, h, w):
     """Thesis, eq. 3.1 and 3.2, each axis in d = channels / 2: sines of y, of x, then cosines."""
     d = channels // 2
@@ -472,6 +476,24 @@ def test_dropout_drops_its_share_of_what_attention_adds_in_training_only():
     torch.testing.assert_close(trained[~dropped], scored[~dropped] / 0.75, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("position", POSITIONS)
+def test_without_a_residual_attention_gives_what_it_adds_with_one(position):
+    made, x = attention(position), torch.randn(2, 16, 3, 3)
+    bare = attention(position, residual=False)
+    bare.load_state_dict(made.state_dict())
+    torch.testing.assert_close(x + bare(x), made(x))
+
+
+def test_the_norm_of_attention_is_a_part_called_with_the_channels():
+    raw = attention(NoPosition, residual=False, norm=nn.Identity)
+    normed, x = Attention(16, 3, heads=2, residual=False), torch.randn(2, 16, 3, 3)
+    normed.load_state_dict(raw.state_dict(), strict=False)
+    out = raw(x).detach().numpy()
+    expected = (out - out.mean(1, keepdims=True)) / np.sqrt(out.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(normed(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(out - expected).max() > 0.1
+
+
 # What is shown of them
 
 
@@ -546,3 +568,14 @@ def test_a_learned_bias_favours_what_its_table_says_and_nothing_favours_no_place
     expected = bias_of(position, 4, 4)[:, 1 * 4 + 2].view(2, 4, 4) + 8**0.5
     torch.testing.assert_close(found, expected)
     assert favoured(NoPosition(2, 8, 4), 2, 8, 4, 4, (1, 2)).std() < 1e-6
+
+
+def test_a_map_that_the_grid_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="map of 5 x 4 has no places for a grid of 2 x 2"):
+        Whole(BinaryCode(2))(5, 4)
+
+
+def test_a_place_part_is_as_unlike_itself_swapped_as_its_patches_are():
+    swapped = Swapped(BinaryCode(2))
+    assert swapped.channels == 3 and bits(swapped(1, 1)) == ["011", "010", "001", "000"]
+    assert similarity(swapped, 4, 4, (0, 0))[0, 0] == 1

@@ -11,7 +11,7 @@ from torch.nn import functional as f
 from nblib import report
 from nblib.batches import Batch, Batches
 from nblib.encodings import Attention, BinaryCode, LearnedPlace, NoPosition, Sinusoidal2d
-from nblib.layers import Added, Concatenated
+from nblib.layers import Added, ClosedGate, Concatenated, OpenGate, cut, paste
 from nblib.losses import wasserstein
 from nblib.methods import METHODS
 from nblib.methods.method import detect_all
@@ -264,6 +264,15 @@ def test_a_generator_has_one_learned_code_for_all_its_maps_and_the_critic_its_ow
     assert places["G"] is not places["D"]
 
 
+def test_a_place_code_has_as_many_channels_as_are_asked_for_in_generator_and_critic():
+    method = small("sagan_learned", place_channels=5)
+    assert [p.vectors.shape for p in learned_places(method).values()] == [(4, 5), (4, 5)]
+    assert method.G.encoder.place1.mix.in_channels == 8 + 5
+    assert method.D.layers[3].in_channels == 4 + 5
+    assert small("sagan_sinusoidal", place_channels=8).G.encoder.place1.mix.in_channels == 8 + 8
+    assert parameters(small("sagan", place_channels=5)) == parameters(small("sagan"))
+
+
 @pytest.mark.parametrize("name, acts", [("sagan_learned", False), ("sagan_learned_acts", True)])
 def test_a_learned_code_learns_where_it_acts_and_in_the_critic(name, acts):
     method, data = small(name), batch()
@@ -302,6 +311,13 @@ def test_attention_stands_behind_so_many_residual_blocks(after):
     residuals = ["Residual"] * 6
     assert parts == ["Placed", *residuals[:after], "Attention", *residuals[after:]]
     assert G.bottleneck[1 + after].heads == 2 and G.bottleneck[1 + after].dropout.p == 0.1
+
+
+def test_attention_has_the_residual_and_norm_that_are_asked_for():
+    part = generator(position=NoPosition, residual=False, norm=nn.Identity).bottleneck[1]
+    assert not part.residual and isinstance(part.norm, nn.Identity)
+    part = generator(position=NoPosition).bottleneck[1]
+    assert part.residual and isinstance(part.norm, nn.LayerNorm)
 
 
 def test_the_variants_attend_in_front_of_the_first_residual_block():
@@ -368,6 +384,29 @@ def test_the_published_swin_generator_is_about_as_large():
     method = published("sagan_swin")
     assert parameters(method.G) == pytest.approx(44_758_979, rel=0.25)
     assert parameters(method.D) == 44_719_040
+
+
+@pytest.mark.parametrize("name", ["sagan_sinusoidal", "sagan_sinusoidal_acts"])
+def test_sinusoids_are_added_behind_the_first_layers_of_generator_and_critic(name):
+    method, x, added = small(name), images(3), Sinusoidal2d(2, 4)
+    seen = []
+    for part in (method.G.encoder.down1, method.D.layers[2]):
+        part.register_forward_hook(lambda part, given, out: seen.append((given[0], out)))
+    with torch.no_grad():
+        method.G(x), method.D(x)
+        first = method.G.encoder.stem(cut(x, 2))
+    (of_G, _), (given, told) = seen
+    torch.testing.assert_close(of_G - first, added(16, 16).repeat(3, 1, 1, 1))
+    torch.testing.assert_close(told - given, paste(added(8, 8), 2).expand(3, -1, -1, -1))
+
+
+def test_of_the_variants_those_with_sinusoids_or_learned_codes_tell_the_critic_places():
+    telling, adding = (
+        {name for name in VARIANTS if any(isinstance(m, kind) for m in small(name).D.modules())}
+        for kind in (Concatenated, Added)
+    )
+    assert adding == {"sagan_sinusoidal", "sagan_sinusoidal_acts"}
+    assert telling == adding | {"sagan_learned", "sagan_learned_acts"}
 
 
 @pytest.mark.parametrize("size", [48, 64])
@@ -487,7 +526,7 @@ def test_the_order_in_which_the_needs_are_named_changes_nothing():
     data, found = batch(), []
     for needs in [("normal", "unlabeled", "pseudo"), ("pseudo", "normal", "unlabeled")]:
         torch.manual_seed(1)
-        method = small("sagan", needs=needs)
+        method = small("sagan", needs=needs).train()
         found.append([values(terms) for _, terms in method.updates(data, 1)])
     assert found[0] == found[1]
 
@@ -877,3 +916,22 @@ def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
     torch.load(file, weights_only=False)["layer1.main.0.weight"].close()
     assert (tmp_path / "ran").exists(), "the payload would have run"
+
+
+@pytest.mark.parametrize("gate, alpha", [(OpenGate, 1), (ClosedGate, 0)])
+def test_gates_that_are_open_or_closed_have_maps_too(gate, alpha):
+    maps = SAGAN(**SMALL, gate=gate).eval().gate_maps(images(2))
+    assert [tuple(m.shape) for m in maps] == [(2, 4, 4), (2, 8, 8), (2, 16, 16)]
+    assert all((m == alpha).all() for m in maps)
+
+
+@pytest.mark.parametrize("after", [-1, 3])
+def test_attention_behind_blocks_that_are_not_there_is_refused(after):
+    with pytest.raises(ValueError, match=f"There are 2 residual blocks.*{after} of them"):
+        generator(position=NoPosition, heads=4, attention_after=after)
+
+
+def test_no_sinusoid_is_left_when_codes_are_taken_out():
+    G = without_codes(generator(place=Sinusoidal2d, added=Sinusoidal2d).double())
+    assert not any(isinstance(m, Sinusoidal2d) for m in G.modules())
+    assert G(images().double()).isfinite().all()

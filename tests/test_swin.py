@@ -46,6 +46,22 @@ def test_the_encoder_gives_maps_of_half_a_quarter_and_an_eighth(channels, size, 
     assert all(m.isfinite().all() and m.std() > 0.01 for m in maps)
 
 
+def test_the_last_map_is_normed_over_its_channels_and_the_skips_are_not():
+    encoder, left = SwinEncoder(1, 4, 32), []
+    nn.init.normal_(encoder.stages.norm.weight)
+    nn.init.normal_(encoder.stages.norm.bias)
+    for stage in encoder.stages.layers:
+        stage.register_forward_hook(lambda stage, given, out: left.append(out.detach().numpy()))
+    s1, s2, s3 = (
+        m.permute(0, 2, 3, 1).detach().numpy() for m in encoder(torch.randn(2, 1, 32, 32))
+    )
+    centred = left[2] - left[2].mean(-1, keepdims=True)
+    normed = centred / np.sqrt(left[2].var(-1, keepdims=True) + 1e-5)
+    scale, shift = (p.detach().numpy() for p in encoder.stages.norm.parameters())
+    np.testing.assert_allclose(s3, normed * scale + shift, rtol=1e-3, atol=1e-4)
+    assert np.array_equal(s1, left[0]) and np.array_equal(s2, left[1])
+
+
 @pytest.mark.parametrize("told", [dict(place=BinaryCode(1)), dict(added=BinaryCode(1))])
 def test_the_encoder_refuses_a_place_code(told):
     with pytest.raises(ValueError, match="takes no place code: give place=None, added=None"):
@@ -165,14 +181,15 @@ def box(size, rows, columns):
         (1, (15, 4), slice(12, 16), slice(4, 12)),
     ],
 )
+@pytest.mark.parametrize("trained", [16, 24])
 @pytest.mark.parametrize("where", ["encoder", "decoder"])
 def test_a_place_is_heard_in_its_window_and_in_the_second_block_in_the_shifted_one(
-    where, block, at, rows, columns
+    where, trained, block, at, rows, columns
 ):
     if where == "encoder":
-        stage = SwinEncoder(1, 2, 32).stages.layers[0]
+        stage = SwinEncoder(1, 2, 2 * trained).stages.layers[0]
     else:
-        stage = SwinFuse(8, 4, 16).blocks
+        stage = SwinFuse(8, 4, trained).blocks
     part, x = stage.blocks[block].double().eval(), torch.randn(1, 4, 16, 16).double()
     found = reached(lambda x: part(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), x, at)
     assert torch.equal(found, box(16, rows, columns))

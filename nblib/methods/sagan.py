@@ -156,6 +156,11 @@ class Generator(nn.Module):
         first = added(grid, width) if added else None
         self.encoder = encoder(channels, width, patch, code, place_acts, first)
         bottleneck = [Residual(8 * width) for _ in range(blocks)]
+        if not 0 <= attention_after <= blocks:
+            raise ValueError(
+                f"There are {blocks} residual blocks: attention cannot stand behind "
+                f"{attention_after} of them."
+            )
         if position:
             attention = Attention(8 * width, patch // 8, position, heads, dropout, residual, norm)
             bottleneck.insert(attention_after, attention)
@@ -183,10 +188,12 @@ def with_swapped_codes(G: Generator) -> Generator:
 def without_codes(G: Generator) -> Generator:
     """A copy of G with its place codes taken out, and the weights that they were read with."""
     G = copy.deepcopy(G)
+    if isinstance(G.encoder, ConvEncoder):
+        G.encoder.embed = nn.Identity()
     for placed in [module for module in G.modules() if isinstance(module, Placed)]:
         mix = placed.mix
         features = mix.out_channels
-        placed.code, placed.mix = nn.Identity(), nn.Conv2d(features, features, 1)
+        placed.code, placed.mix = nn.Identity(), nn.Conv2d(features, features, 1).to(mix.weight)
         placed.mix.load_state_dict({"weight": mix.weight[:, :features], "bias": mix.bias})
     return G
 
@@ -334,7 +341,7 @@ which is constant over a patch."""
 
 
 def learned_places(method: SAGAN) -> dict[str, LearnedPlace]:
-    """The learned place codes of generator "G" and critic "D", where they have some."""
+    """The learned place codes of generator "G" and critic "D"; StopIteration if there are none."""
     return {
         name: next(module for module in network.modules() if isinstance(module, LearnedPlace))
         for name, network in (("G", method.G), ("D", method.D))

@@ -62,7 +62,7 @@ class SwinEncoder(nn.Module):
 class SwinFuse(nn.Module):
     """A linear map to fewer channels, then Swin blocks: (B, cin, h, w) -> (B, cout, h, w).
 
-    size: side of the maps it is trained on.
+    size: side of the maps it is trained on. Weights start as PyTorch's, the encoder's as timm's.
     """
 
     def __init__(self, cin: int, cout: int, size: int):
