@@ -23,11 +23,15 @@ LISTS = {"train/0": 4, "train/unlabeled/0": 3, "train/unlabeled/1": 3, "test/0":
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests of one file, or of one method under the contract, share a worker and what is cached."""
+    """Tests of one file, or of one method under the contract, share a worker and what is cached.
+
+    So that the longest test, of the notebooks, does not come last, its halves stand alone.
+    """
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         method = parameters.get("name", "") if item.path.stem == "test_contract" else ""
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {method}"))
+        part = parameters.get("stages", method)
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {part}"))
 
 
 @pytest.fixture(scope="session", autouse=True)
