@@ -79,3 +79,12 @@ def test_the_published_lengths_and_rates_are_the_defaults():
             steps, batch_size, lr,
         )  # fmt: skip
         assert arguments["width"] == 64 and arguments["decay"] == 1.0
+
+
+def test_every_method_that_trains_is_shorter_than_published_at_the_smaller_budgets():
+    """A class that is missing in `_overrides` would train for days in a test."""
+    trained = [name for name in METHODS if "steps" in budgets.arguments(name, "thesis")]
+    assert len(trained) > 20
+    for name in trained:
+        steps = [budgets.arguments(name, budget)["steps"] for budget in budgets.BUDGETS]
+        assert steps == sorted(set(steps)), f"{name} has no row in budgets._overrides"
