@@ -53,7 +53,7 @@ BUDGETS = {
     )
     | {PretrainedKNN: dict(pixels=64), PretrainedLogistic: dict(pixels=64)},
     "quick": _overrides(
-        _TRANSLATION | dict(width=8, critic_width=16, steps=100),
+        _TRANSLATION | dict(width=8, critic_width=16, steps=60),
         _ONE_CLASS | dict(steps=200),
         search_steps=50,
         average=0.98,

@@ -102,7 +102,9 @@ def fit(
     if optimizers and start < steps:
         batches = Batches(normal, unlabeled, method.needs, method.batch_size, seed, device)
     log_every = max(1, min(steps // 100, 100))
-    checkpoint_every = log_every * max(4, min(steps // 10, 2000) // log_every)
+    # Ten checkpoints, or five in a short training: each scores hundreds of images.
+    between = min(steps // (10 if steps >= 150 else 5), 2000)
+    checkpoint_every = log_every * max(4, between // log_every)
     log: list[dict[str, torch.Tensor]] = []
 
     def save(step: int, finished: bool = False) -> None:
