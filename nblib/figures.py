@@ -37,10 +37,11 @@ LINES = (
 """Colours and styles of the lines of a plot, such as the terms of a loss, in this order."""
 
 
-def _ramp(colour: str, n: int, methods: str) -> dict[str, str]:
-    """Shades of a colour for n methods, from light to dark."""
-    shades = sns.blend_palette(["white", colour, "black"], n + 3).as_hex()[1:-1]
-    return dict(zip(methods.split(), shades, strict=False))
+def _ramp(colour: str, methods: str) -> dict[str, str]:
+    """Shades of a colour for methods, from light to dark."""
+    names = methods.split()
+    shades = sns.blend_palette(["white", colour, "black"], len(names) + 3).as_hex()[1:-2]
+    return dict(zip(names, shades, strict=True))
 
 
 COLOURS = {
@@ -64,11 +65,11 @@ COLOURS = {
     "healthygan": _PALETTE[0],
     "brainomaly": _PALETTE[1],
     "sagan": _PALETTE[2],
-    **_ramp("teal", 5, "sagan_place_acts sagan_sinusoidal sagan_sinusoidal_acts sagan_learned "
+    **_ramp("teal", "sagan_place_acts sagan_sinusoidal sagan_sinusoidal_acts sagan_learned "
             "sagan_learned_acts"),
-    **_ramp("crimson", 4, "sagan_attention sagan_rope sagan_alibi sagan_attention_bias"),
+    **_ramp("crimson", "sagan_attention sagan_rope sagan_alibi sagan_attention_bias"),
     "sagan_swin": "#f0e442",
-    **_ramp("olive", 6, "sagan_no_place sagan_whole sagan_no_gates sagan_no_skips "
+    **_ramp("olive", "sagan_no_place sagan_whole sagan_no_gates sagan_no_skips "
             "sagan_no_pseudo sagan_no_unlabeled"),
 }  # fmt: skip
 """A colour a method: greys for trivial scores, brown and black for the two references, purple and

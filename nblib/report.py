@@ -320,13 +320,13 @@ def beside(run: Run, dataset: Dataset) -> pd.DataFrame:
     Reference and pretrained features are made where they are missing: neither trains a network.
     Of the controls those stand there that are finished.
     """
-    config = run.config
-    shown = []
-    for name in compared(config["method"]):
-        if name in CONTROLS.get(config["method"], ()):
-            shown.append(run.beside(name))
-        elif name != config["method"]:
-            shown.append(runs.run(name, dataset, config["budget"], config["seed"]))
+    method, budget, seed = (run.config[name] for name in ("method", "budget", "seed"))
+    controls = CONTROLS.get(method, ())
+    shown = [
+        run.beside(name) if name in controls else runs.run(name, dataset, budget, seed)
+        for name in compared(method)
+        if name != method
+    ]
     rows = table([Result(r.config, r.metrics, r.scores) for r in (*shown, run) if r])
     columns = ["method", "learns from", "AUC", "AP", "training s", "ms an image"]
     return for_print(rows)[columns].set_index("method")

@@ -99,9 +99,8 @@ class Run:
 
     def beside(self, method: str) -> "Run | None":
         """The finished run of another method on the same set, budget and seed, if there is one."""
-        here = folder(
-            *(self.config[name] for name in ("set", "budget")), method, self.config["seed"]
-        )
+        data, budget, seed = (self.config[name] for name in ("set", "budget", "seed"))
+        here = folder(data, budget, method, seed)
         return Run(here) if (here / "metrics.json").exists() else None
 
     def _arguments(self) -> dict:

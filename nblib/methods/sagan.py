@@ -340,6 +340,11 @@ ZEROS_OF_PLACES = (
 which is constant over a patch."""
 
 
+def attention_of(method: SAGAN) -> Attention:
+    """The self-attention in the generator's bottleneck; StopIteration if there is none."""
+    return next(module for module in method.G.bottleneck if isinstance(module, Attention))
+
+
 def learned_places(method: SAGAN) -> dict[str, LearnedPlace]:
     """The learned place codes of generator "G" and critic "D"; StopIteration if there are none."""
     return {
