@@ -8,13 +8,22 @@ PYTHON ?= python3
 ROOT = $(abspath $(or $(NBLIB_ROOT),.))
 BIN = .venv/bin
 
-.PHONY: figures test lab bench keep links strip
+SNAKEMAKE = $(BIN)/snakemake -s notebooks/Snakefile --nolock -j $(JOBS)
+CONFIG = --config 'data=$(DATA)' budget=$(BUDGET) 'seeds=$(SEEDS)' $(AS_IT_IS)
+
+.PHONY: figures report ratios test lab bench keep links strip
 
 # Every notebook, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
-figures: .venv/installed
+figures: TARGET = all
+# Tables, figures and verdicts again, from finished runs or kept scores; trains nothing:
+# make report DATA=nih,kermany,fundus_dr BUDGET=laptop
+report: TARGET = report --forcerun results
+report: AS_IT_IS = as_it_is=1
+# SAGAN and its kin with 0 to 100 % abnormal images in the unlabeled mix.
+ratios: TARGET = ratios
+figures report ratios: .venv/installed
 	@mkdir -p "$(ROOT)/data"
-	@flock -n -E 75 "$(ROOT)/data/.batch.lock" $(BIN)/snakemake -s notebooks/Snakefile --nolock \
-	    -j $(JOBS) --config 'data=$(DATA)' budget=$(BUDGET) 'seeds=$(SEEDS)' || \
+	@flock -n -E 75 "$(ROOT)/data/.batch.lock" $(SNAKEMAKE) $(TARGET) $(CONFIG) || \
 	    { code=$$?; [ $$code -ne 75 ] || echo "Another batch is running in $(ROOT)."; exit $$code; }
 
 test: .venv/installed

@@ -14,8 +14,11 @@ The data's way through the package, in order:
     training     fit: the only loop
     runs         the folder of one run: written whole or not at all
     metrics      scores, labels -> AUC, AP, sensitivity, intervals; maps, masks -> localisation
-    costs        parameters, operations, images a second
+    shortcuts    what of a set can be told without looking at a lesion
     report       many runs -> one table -> .csv .md .tex
+    verdicts     two methods on the same images -> difference, test, equivalence, answer
+    robustness   moved images, kinds of lesions, anomaly ratios
+    costs        parameters, operations, memory, time
     figures      everything that is drawn
 
 Beside it: files (where things are, written whole), progress, notebooks (papermill, batch reruns).

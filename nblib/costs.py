@@ -1,4 +1,4 @@
-"""What a method costs: its parameters, and the floating point operations that torch counts."""
+"""What a method costs: parameters, operations as torch counts them, memory, and time."""
 
 import io
 import time
@@ -8,13 +8,17 @@ from contextlib import redirect_stdout
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Memory
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from nblib import budgets
+from nblib import budgets, report
 from nblib.batches import Batch
+from nblib.files import root
 from nblib.methods import METHODS
 from nblib.methods.method import Method, detect_all
+from nblib.report import Result
+from nblib.runs import code_digest
 from nblib.training import best_device
 
 
@@ -72,14 +76,144 @@ def throughput(method: Method, images: np.ndarray, *batch_sizes: int) -> pd.Data
     return table.round(2)
 
 
-def _count(name: str, budget: str, size: int, channels: int) -> dict[str, str]:
+GPU_TFLOPS = 20.0
+"""What `thesis_time` takes a GPU to sustain, in 1e12 operations a second: about a third of what an
+A100 can do at most in TF32, or a fifteenth of an H100 in bfloat16."""
+
+
+def table(results: list[Result]) -> pd.DataFrame:
+    """A row a method of some results: what it costs at their budget, counted and measured.
+
+    auc: mean over the seeds. parameters: trained ones. score_mflop, train_mflop: of an image.
+    memory_mib: of a training step, see `training_memory`. seconds, ms_per_image: of the runs, on
+    the device that their configuration names, with whatever ran beside them.
+    """
+    report.one_set(results)
+    config = results[0].config
+    rows = []
+    for method in dict.fromkeys(result.config["method"] for result in results):
+        own = [r.metrics for r in results if r.config["method"] == method]
+        counted = count(method, config["budget"], config["size"], config["channels"])
+        row = {"method": method, "uses": report.uses(method)}
+        row |= {name: np.mean([found[name] for found in own]) for name in ("auc", *report.COST)}
+        row |= {name: counted[name] for name in ("score_mflop", "train_mflop", "memory_mib")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def write(results: list[Result]) -> pd.DataFrame:
+    """`table` as `figures/<set>/<budget>/cost`."""
+    rows, config = table(results), results[0].config
+    printed = pd.DataFrame(
+        {
+            "method": rows["method"],
+            "AUC": rows["auc"].map("{:.3f}".format),
+            "parameters": rows["parameters"].map("{:,.0f}".format),
+            "MFLOP to score an image": rows["score_mflop"].map("{:,.0f}".format),
+            "MFLOP to train with one": rows["train_mflop"].map("{:,.0f}".format),
+            "MiB of a training step": rows["memory_mib"].map("{:,.0f}".format),
+            "training s": rows["seconds"].map("{:,.0f}".format),
+            "ms an image": rows["ms_per_image"].map("{:,.2f}".format),
+        }
+    )
+    devices = sorted({f"{r.config['device']}, {r.config['threads']} threads" for r in results})
+    words = (
+        f"Set {config['set']}, budget {config['budget']}. Operations and memory are counted; "
+        f"seconds and milliseconds are means over the runs, measured on {'; '.join(devices)}, with "
+        "whatever ran beside them. Memory: weights, gradients, Adam's moments, and what autograd "
+        "keeps. Features of pretrained networks: distances are not counted."
+    )
+    report.save(rows, printed, words, results, "cost")
+    return rows
+
+
+def thesis_time(*methods: str, tflops: float = GPU_TFLOPS) -> pd.DataFrame:
+    """Hours that a training of published size and length takes on one GPU: computed, not measured.
+
+    Operations of a step, counted, times the steps, over `tflops` (1e12 operations a second that
+    the GPU sustains). What is not counted, such as norms and the optimiser, comes on top.
+    """
+    rows = {}
+    for method in methods:
+        given, counted = budgets.arguments(method, "thesis"), count(method, "thesis")
+        operations = counted["train_mflop"] * 1e6 * counted["step_images"] * given["steps"]
+        rows[method] = {
+            "parameters": counted["parameters"],
+            "MFLOP to score an image": counted["score_mflop"],
+            "MFLOP to train with one": counted["train_mflop"],
+            "images of a step": counted["step_images"],
+            "steps": given["steps"],
+            "MiB of a training step": counted["memory_mib"],
+            f"hours at {tflops:g} TFLOP/s": operations / (tflops * 1e12) / 3600,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").round(1)
+
+
+def count(name: str, budget: str, size: int = 64, channels: int = 1) -> dict[str, float]:
+    """parameters, score_mflop; train_mflop of an image, step_images, memory_mib (0 untrained).
+
+    Remembered in data/cache, since the published sizes take seconds each.
+    """
+    memory = Memory(root() / "data" / "cache" / "costs", verbose=0)
+    return memory.cache(_totals)(name, budget, size, channels, code_digest(name))
+
+
+def _totals(name: str, budget: str, size: int, channels: int, code: str) -> dict[str, float]:
+    method, image = _of_one_image(name, budget, size, channels)
+    found = {"parameters": _trained(method), "score_mflop": _scoring(method, image) / 1e6}
+    if not _trains(name):
+        return found | dict.fromkeys(("train_mflop", "step_images", "memory_mib"), 0)
+    batch_size = budgets.arguments(name, budget, size, channels)["batch_size"]
+    return found | {
+        "train_mflop": _training(method, image) / 1e6,
+        "step_images": batch_size * method.batch_size,  # ALAD takes two for each of a batch
+        "memory_mib": training_memory(method, image, batch_size) / 2**20,
+    }
+
+
+def training_memory(method: Method, image: torch.Tensor, batch_size: int) -> int:
+    """Bytes that a step with `batch_size` images needs at least; the method's batches are of one.
+
+    Four numbers a parameter (weight, gradient, two moments of Adam), and what autograd keeps until
+    the gradient of the largest update is taken, which grows with the batch.
+    """
+    method.train()
+    own = {p.untyped_storage().data_ptr() for p in method.parameters()}
+    kept: dict[int, int] = {}
+    peak = 0
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def before_gradient() -> None:
+        nonlocal peak
+        peak = max(peak, sum(kept.values()))
+        kept.clear()
+
+    images = image.expand(method.batch_size, -1, -1, -1)
+    optimizers, batch = method.optimizers(), Batch(images, images, images)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        for step in (0, 1):
+            _take_step(method, optimizers, batch, step, before_gradient)
+    return 16 * _trained(method) + batch_size * peak
+
+
+def _of_one_image(name: str, budget: str, size: int, channels: int) -> tuple[Method, torch.Tensor]:
+    """A method that trains with one image at a time, or is fitted to noise, and such an image."""
     overrides = {"batch_size": 1} if _trains(name) else {}
     method = METHODS[name](**budgets.arguments(name, budget, size, channels, **overrides))
     side = method.image_size or size
-    image = torch.zeros(1, channels, side, side)
     if not _trains(name):
         some = torch.rand(8, channels, side, side)
         method.prepare(some, some.flip(0))
+    return method, torch.zeros(1, channels, side, side)
+
+
+def _count(name: str, budget: str, size: int, channels: int) -> dict[str, str]:
+    method, image = _of_one_image(name, budget, size, channels)
     rows = {f"parameters of {part}": _trained(net) for part, net in method.named_children()}
     rows = {what: f"{number:,}" for what, number in rows.items() if number}
     rows["scoring an image, MFLOP"] = f"{_scoring(method, image) / 1e6:,.0f}"
@@ -149,9 +283,16 @@ def _turn(name: str, budget: str, size: int, channels: int) -> Callable[[], floa
     return turn
 
 
-def _take_step(method: Method, optimizers: dict, batch: Batch, step: int) -> None:
+def _take_step(
+    method: Method,
+    optimizers: dict,
+    batch: Batch,
+    step: int,
+    before_gradient: Callable[[], None] = lambda: None,
+) -> None:
     for name, terms in method.updates(batch, step):
         if name is not None:
+            before_gradient()
             groups = optimizers[name].param_groups
             owned = [p for group in groups for p in group["params"]]
             optimizers[name].zero_grad()

@@ -13,11 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import NullFormatter
 
 from nblib import metrics
+from nblib.batches import to_float
 from nblib.datasets import Dataset, Labels
 from nblib.files import root, write_json, written_whole
 from nblib.runs import Run
@@ -113,14 +115,24 @@ def _figure(rows: int = 1, columns: int = 1, height: float = 2.4):
     return figure, axes
 
 
-def save(figure: Figure, data: str, budget: str, name: str, record: dict) -> None:
-    """Write `figures/<data>/<budget>/<name>` as .pdf and .png, and `record` beside it as .json."""
+def save(
+    figure: Figure, data: str, budget: str, name: str, record: dict, caption: str = ""
+) -> None:
+    """Write `figures/<data>/<budget>/<name>` as .pdf and .png.
+
+    Beside them `record` as .json, and the caption as .txt. A figure of nothing is not written.
+    """
+    if figure.get_label() == "nothing":
+        return
     stem = root() / "figures" / data / budget / name
     for kind in ("pdf", "png"):
         # No time of making: the same runs give the same bytes.
         metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
         with written_whole(stem.with_suffix(f".{kind}")) as file:
             figure.savefig(file, format=kind, dpi=300, metadata=metadata)
+    if caption:
+        with written_whole(stem.with_suffix(".txt"), "w") as file:
+            file.write(f"{caption}\n")
     write_json(stem.with_suffix(".json"), record)
 
 
@@ -434,6 +446,275 @@ def forest(table: pd.DataFrame, title: str) -> Figure:
     axes.plot([], [], " ", label="* reference, fixed beforehand")
     figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     return figure
+
+
+ANSWERS = {
+    "differs": ("o", "black"),
+    "differs, but within the margin": ("D", "#777777"),
+    "equivalent": ("s", "white"),
+    "cannot tell": ("x", "black"),
+}
+"""Marker and its fill for each verdict."""
+
+
+@_styled
+def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
+    """Difference of AUC with its 95 % interval for each row of `verdicts.answers`, by question.
+
+    The margin is a band. With one seed there is no interval, only a cross.
+    """
+    figure, axes = _figure(height=1.1 + 0.19 * (len(table) + 1.3 * table["question"].nunique()))
+    axes = axes[0, 0]
+    axes.axvspan(-margin, margin, color="#e4e4e4", lw=0)
+    axes.axvline(0, color="black", lw=0.6)
+    places, names, y = [], [], 0.0
+    left = np.nanmin([table["low"].min(), table["difference"].min(), -2 * margin])
+    for question, rows in table.groupby("question", sort=False):
+        y -= 1.3
+        axes.text(left, y + 0.95, question, fontsize=7.5, style="italic", va="top")
+        for row in rows.itertuples():
+            marker, fill = ANSWERS[row.answer]
+            colour = COLOURS.get(row.method, "black")
+            axes.plot([row.low, row.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
+            edge = dict(mec="black", mew=0.9 if marker != "x" else 1.4)
+            axes.plot(row.difference, y, marker, ms=5, mfc=fill, **edge)
+            places.append(y)
+            names.append(f"{row.method} − {row.against}")
+            y -= 1
+    axes.set(yticks=places, xlabel="difference of AUC, 95 % interval", title=title)
+    axes.set_yticklabels(names, fontsize=7)
+    axes.set_ylim(y + 0.4, 0)
+    for answer, (marker, fill) in ANSWERS.items():
+        axes.plot([], [], marker, ms=5, mfc=fill, mec="black", label=answer)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    return figure
+
+
+@_styled
+def model_choice(table: pd.DataFrame, title: str) -> Figure:
+    """AUC of the last checkpoint, of that chosen by AUCp, and of the best on the test part.
+
+    A row a method of `report.model_choice`, means over its seeds; the oracle is marked as such.
+    """
+    if table.empty:
+        return _nothing(title)
+    means = table.groupby("method", sort=False)[["last", "aucp", "oracle"]].mean()
+    figure, axes = _figure(height=1.2 + 0.19 * len(means))
+    axes = axes[0, 0]
+    y = -np.arange(len(means))
+    for low, high, at in zip(means["last"], means["oracle"], y, strict=True):
+        axes.plot([low, high], [at, at], color=HELD_OUT, lw=2.5, solid_capstyle="butt")
+    axes.plot(means["last"], y, "o", ms=5, color="black", label="last checkpoint (all tables here)")
+    free = dict(ms=4.5, mfc="white", mec="black", label="highest AUCp, no label")
+    axes.plot(means["aucp"], y + 0.27, "d", **free)
+    oracle = dict(ms=6, color=ABNORMAL, mec="black", mew=0.5, label="oracle, looks at test labels")
+    axes.plot(means["oracle"], y - 0.2, "*", **oracle)
+    axes.set(yticks=y, xlabel="AUC on the test part", title=title)
+    axes.set_yticklabels(means.index, fontsize=7)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7)
+    return figure
+
+
+def _nothing(title: str) -> Figure:
+    """A figure that only says so, and that `save` does not write."""
+    figure, axes = _figure(height=0.8)
+    figure.set_label("nothing")
+    axes[0, 0].axis("off")
+    axes[0, 0].text(0.5, 0.5, f"{title}: nothing finished to show", ha="center", va="center")
+    return figure
+
+
+@_styled
+def matrix(table: pd.DataFrame, title: str, label: str, middle: float = 0.0) -> Figure:
+    """A table of numbers, written into cells whose colour goes from `middle` to both sides."""
+    if table.empty:
+        return _nothing(title)
+    figure, axes = _figure(height=1.1 + 0.2 * len(table))
+    axes = axes[0, 0]
+    reach = np.nanmax(np.abs(table.to_numpy(float) - middle)) or 1
+    sns.heatmap(
+        table.astype(float), cmap="PuOr_r", vmin=middle - reach, vmax=middle + reach, annot=True,
+        fmt="+.3f" if middle == 0 else ".2f", annot_kws={"size": 7}, ax=axes, linewidths=0.5,
+        cbar_kws={"label": label},
+    )  # fmt: skip
+    axes.tick_params(labelsize=7, length=0)
+    axes.set(title=title, xlabel="", ylabel="")
+    axes.tick_params(axis="x", rotation=0 if table.shape[1] < 9 else 30)
+    return figure
+
+
+@_styled
+def over_ratios(table: pd.DataFrame, title: str) -> Figure:
+    """AUC and AP over the share of abnormal images in the unlabeled mix, a line a method."""
+    if table.empty:
+        return _nothing(title)
+    figure, axes = _figure(1, 2, height=2.8)
+    for cell, (name, word) in zip(axes[0], {"auc": "AUC", "ap": "AP"}.items(), strict=True):
+        lines = zip(table.groupby("method", sort=False), ("o-", "s--", "^:", "D-."), strict=False)
+        for (method, rows), style in lines:
+            colour = COLOURS.get(method, "black")
+            cell.plot(rows["percent"], rows[name], style, ms=4, color=colour, label=method)
+        cell.axhline(0.5, color="black", lw=0.6)
+        cell.set(xlabel="abnormal among the unlabeled, %", ylabel=word)
+    figure.suptitle(title)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+FAMILIES = {
+    "trivial": ("D", "#9a9a9a"),
+    "reference": ("P", "#000000"),
+    "pretrained": ("s", "#7b3294"),
+    "GAN, known normals": ("v", _PALETTE[3]),
+    "GAN, the mix as well": ("o", _PALETTE[1]),
+    "SAGAN, place codes": ("^", "teal"),
+    "SAGAN, attention": ("<", "crimson"),
+    "SAGAN, Swin": ("*", "#f0e442"),
+    "SAGAN, controls": ("X", "olive"),
+}
+"""Marker and colour of a family of methods, where there are too many to tell one by one."""
+
+
+def family(method: str) -> str:
+    """The family of a method, a key of FAMILIES."""
+    kinds = {
+        "trivial": ("mean_", "vertical", "intensity", "gradient", "pca"),
+        "reference": ("nearest_normals", "known_against"),
+        "pretrained": ("pretrained",),
+        "GAN, known normals": ("anogan", "alad", "alocc", "ganomaly"),
+        "SAGAN, place codes": ("sagan_place_acts", "sagan_sinusoidal", "sagan_learned"),
+        "SAGAN, attention": ("sagan_attention", "sagan_rope", "sagan_alibi"),
+        "SAGAN, Swin": ("sagan_swin",),
+        "SAGAN, controls": ("sagan_",),
+    }
+    return next(
+        (k for k, starts in kinds.items() if method.startswith(starts)), "GAN, the mix as well"
+    )
+
+
+@_styled
+def cost(table: pd.DataFrame, title: str) -> Figure:
+    """AUC against the time to train and the time an image, of `costs.table`; a marker a family."""
+    figure, axes = _figure(1, 2, height=3.3)
+    families = table["method"].map(family)
+    what = {"seconds": "training, s (0 as 0.1)", "ms_per_image": "scoring an image, ms"}
+    for cell, (name, word) in zip(axes[0], what.items(), strict=True):
+        for kind, (marker, colour) in FAMILIES.items():
+            rows = table[families == kind]
+            values = rows[name].clip(lower=0.1 if name == "seconds" else 0.001)
+            style = dict(ms=7 if marker == "*" else 5, color=colour, mec="black", mew=0.5)
+            cell.plot(
+                values, rows["auc"], marker, ls="", label=kind if len(rows) else None, **style
+            )
+        cell.axhline(0.5, color="black", lw=0.6, ls=":")
+        cell.set(xscale="log", xlabel=word, ylabel="AUC")
+    figure.suptitle(title)
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=7)
+    return figure
+
+
+def told_apart(runs: list[Run]) -> dict[str, int]:
+    """Positions in the test part of seven images, by what all of some runs say together.
+
+    The mean percentile of an image over the runs ranks it. Of the normal and of the abnormal ones
+    the best (told right most clearly), the median and the worst; and the abnormal image that even
+    the run which ranks it highest ranks lowest: the nearest to "all models are wrong".
+    """
+    tests = [run.scores[run.scores["part"] == "test"].reset_index(drop=True) for run in runs]
+    ranks = np.array([test["score"].rank(pct=True) for test in tests])
+    labels, mean = tests[0]["label"].to_numpy(), ranks.mean(0)
+    found = {}
+    for word, label in (("normal", 0), ("abnormal", 1)):
+        order = np.flatnonzero(labels == label)
+        order = order[np.argsort(mean[order], kind="stable")][:: 1 if label == 0 else -1]
+        places = {"best": 0, "median": len(order) // 2, "worst": -1}
+        found |= {f"{word}, {name}": int(order[place]) for name, place in places.items()}
+    ill = np.flatnonzero(labels == 1)
+    found["all wrong"] = int(ill[ranks.max(0)[ill].argmin()])
+    return found
+
+
+@_styled
+def through_models(
+    runs: list[Run], dataset: Dataset, labels: Labels, chosen: dict[str, int]
+) -> Figure:
+    """Named test images and the heat maps of several runs: a row an image, a column a run.
+
+    Each run has a colour scale of its own, from its held-out normals. Under a map stands the
+    percentile of its score among them; bold where the threshold for 95 % specificity is passed.
+    """
+    rows, columns = len(chosen), len(runs) + 1
+    figure, axes = _figure(rows, columns, height=0.5 + rows * WIDTH / columns * 1.2)
+    for line, (name, i) in zip(axes, chosen.items(), strict=True):
+        _image(line[0], dataset.test.images[i])
+        if labels.masks is not None:
+            _outline(line[0], labels.masks[i])
+        line[0].set_ylabel(name.replace(", ", ",\n"), fontsize=7)
+        for cell, run in zip(line[1:], runs, strict=True):
+            _heat(cell, run.maps["test_map"][i], map_limit(run))
+            if labels.masks is not None:
+                _outline(cell, labels.masks[i])
+            _percentile(cell, run, i)
+    _name_columns(axes[0], runs)
+    return figure
+
+
+@_styled
+def one_through_models(
+    runs: list[Run], dataset: Dataset, labels: Labels, name: str, chosen: int
+) -> Figure:
+    """One test image through several runs: restored, heat map, and the finest gate; a column a run.
+
+    A run without gates leaves that place empty.
+    """
+    columns = len(runs) + 1
+    figure, axes = _figure(3, columns, height=0.5 + 3 * WIDTH / columns * 1.15)
+    for cell in axes.flat:
+        cell.axis("off")
+    _image(axes[0, 0], dataset.test.images[chosen])
+    axes[0, 0].axis("on")
+    axes[0, 0].set_xlabel(name, fontsize=7)
+    if labels.masks is not None:
+        _outline(axes[0, 0], labels.masks[chosen])
+    for word, line in zip(("restored", "heat map", "gate"), axes, strict=True):
+        line[1].set_ylabel(word, fontsize=7)
+    x = to_float(torch.from_numpy(dataset.test.images[[chosen]]))
+    for line, run in zip(axes[:, 1:].T, runs, strict=True):
+        _image(line[0], run.maps["test_restored"][chosen])
+        _heat(line[1], run.maps["test_map"][chosen], map_limit(run))
+        method = run.method()
+        if hasattr(method, "gate_maps"):
+            with torch.no_grad():
+                gate = method.gate_maps(x)[-1][0].numpy()
+            _heat(line[2], gate, 1)
+        for cell in line[: 2 + hasattr(method, "gate_maps")]:
+            cell.axis("on")
+        _percentile(line[1], run, chosen)
+    _name_columns(axes[0], runs)
+    return figure
+
+
+def _heat(axes, values: np.ndarray, limit: float) -> None:
+    axes.imshow(values, cmap="viridis", vmin=0, vmax=limit)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _percentile(axes, run: Run, i: int) -> None:
+    test = run.scores[run.scores["part"] == "test"].reset_index(drop=True).loc[i]
+    cut = run.metrics["threshold"]
+    above = cut is not None and test["score"] > cut
+    if np.isfinite(test["percentile"]):
+        weight = "bold" if above else "normal"
+        axes.set_xlabel(f"{test['percentile']:.0f}", fontsize=7, labelpad=1, weight=weight)
+
+
+def _name_columns(line, runs: list[Run]) -> None:
+    line[0].set_title("input", fontsize=7)
+    for cell, run in zip(line[1:], runs, strict=True):
+        name = run.config["method"].removeprefix("sagan_").replace("_", "\n")
+        cell.set_title(name, fontsize=7)
 
 
 LAYER, CODE, GATE = "#dce9f2", "#f7e0bd", "#cfe8dd"

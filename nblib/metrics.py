@@ -6,8 +6,9 @@ independent, so intervals resample patients, not images.
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.ndimage import label as label_regions
+from scipy.stats import beta, binomtest
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 RESAMPLES = 2000
 
@@ -98,6 +99,26 @@ def percentile(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     return 50 * (below + upto) / len(ordered)
 
 
+def decisions(scores: pd.DataFrame, specificity: float = 0.95) -> dict[str, float | None]:
+    """Threshold from held-out normals; sensitivity, specificity and F1 of the test part at it.
+
+    scores: columns part (test, held_out_normal, ...), label, score. None where too few images are
+    held out for a threshold.
+    """
+    held = scores.loc[scores["part"] == "held_out_normal", "score"].to_numpy()
+    test = scores[scores["part"] == "test"]
+    cut = threshold(held, specificity)
+    if np.isnan(cut):
+        return dict.fromkeys(("threshold", "sensitivity", "specificity", "f1"))
+    above, abnormal = test["score"].to_numpy() > cut, test["label"].to_numpy() == 1
+    return {
+        "threshold": cut,
+        "sensitivity": float(above[abnormal].mean()),
+        "specificity": float((~above)[~abnormal].mean()),
+        "f1": float(f1_score(abnormal, above, zero_division=0)),
+    }
+
+
 def detection(scores: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, float | list[float]]:
     """AUC, AP and sensitivity of the test part of a run's scores, with 95 % intervals.
 
@@ -108,49 +129,116 @@ def detection(scores: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, flo
     labels, values = test["label"].to_numpy(int), test["score"].to_numpy()
     weights = patient_weights(labels, test["patient"].to_numpy(str), resamples)
     areas, precisions = weighted_auc_ap(labels, values, weights)
-    cut = threshold(held)
-    above = values > cut
-    normal, abnormal = labels == 0, labels == 1
-    sensitivities = (weights * (above & abnormal)).sum(1) / (weights * abnormal).sum(1)
-    specificities = (weights * (~above & normal)).sum(1) / (weights * normal).sum(1)
     found = {
         "auc": float(roc_auc_score(labels, values)),
         "auc_interval": interval(areas),
         "ap": float(average_precision_score(labels, values)),
         "ap_interval": interval(precisions),
-        "threshold": cut,
-        "sensitivity": float(above[abnormal].mean()),
-        "sensitivity_interval": interval(sensitivities),
-        "specificity": float((~above)[normal].mean()),
-        "specificity_interval": interval(specificities),
-        "specificity_expected": specificity_range(len(held)),
+        "images": len(test),
+        "patients": int(test["patient"].nunique()),
     }
-    if np.isnan(cut):  # nothing held out, or too little: no threshold, and nothing behind it
-        found |= {k: None for k in found if k.startswith(("threshold", "sens", "spec"))}
-    return found | {"images": len(test), "patients": int(test["patient"].nunique())}
+    decided = decisions(scores)
+    intervals = ("sensitivity_interval", "specificity_interval", "specificity_expected")
+    if decided["threshold"] is None:
+        return found | decided | dict.fromkeys(intervals)
+    above, normal, abnormal = values > decided["threshold"], labels == 0, labels == 1
+    sensitivities = (weights * (above & abnormal)).sum(1) / (weights * abnormal).sum(1)
+    specificities = (weights * (~above & normal)).sum(1) / (weights * normal).sum(1)
+    ranges = interval(sensitivities), interval(specificities), specificity_range(len(held))
+    return found | decided | dict(zip(intervals, ranges, strict=True))
+
+
+LEVELS = 1 - np.geomspace(1, 1e-5, 800)
+"""Thresholds of curves over pixels, as shares of all pixels that lie below; dense at the top."""
+
+PRO_LIMIT = 0.3
+"""PRO is averaged up to this share of false positive pixels."""
 
 
 def localisation(
-    maps: np.ndarray, masks: np.ndarray, annotated: np.ndarray
-) -> dict[str, float | int]:
+    maps: np.ndarray,
+    masks: np.ndarray,
+    annotated: np.ndarray,
+    patients: np.ndarray,
+    resamples: int = 500,
+) -> dict[str, float | int | list[float]]:
     """How well maps (n, H, W) find the lesions masks (n, H, W), over the annotated images.
 
-    pixel_ap: average precision over all pixels, its chance level the share of lesion pixels.
-    pointing: share of images with a lesion whose largest map value lies in it, its chance level
-    the mean share of the image that the lesion takes. Nothing where no image has a lesion.
+    pixel_ap: average precision over all pixels; by chance the share of lesion pixels.
+    dice: the best Dice coefficient that one threshold for all images can reach, found by looking
+    at the masks; by chance that of marking everything.
+    pro: per-region overlap (Bergmann et al. 2019): the share of a lesion that lies above a
+    threshold, averaged over lesions (connected regions) and over the shares 0 to 0.3 of false
+    positive pixels; by chance 0.15.
+    pointing: share of images with a lesion whose largest map value lies in it; by chance the mean
+    share of the image that the lesion takes.
+
+    Each with a 95 % interval, over resampled patients; of pointing the exact binomial one, since
+    with no hit, or only hits, resampling would see no doubt. Nothing where no image has a lesion.
     """
-    maps, masks = maps[annotated], masks[annotated]
-    with_lesion = masks.any((1, 2))
-    if not with_lesion.any():
+    maps, masks, patients = maps[annotated], masks[annotated], patients[annotated]
+    ill = masks.any((1, 2))
+    if not ill.any():
         return {}
-    flat_maps, flat_masks = maps[with_lesion].reshape(with_lesion.sum(), -1), masks[with_lesion]
-    flat_masks = flat_masks.reshape(len(flat_masks), -1)
-    hits = flat_masks[np.arange(len(flat_masks)), flat_maps.argmax(1)]
-    return {
-        "pixel_ap": float(average_precision_score(masks.ravel(), maps.ravel())),
-        "pixel_ap_chance": float(masks.mean()),
+    counts = _pixel_counts(maps, masks)
+    ones = np.ones((1, len(maps)))
+    found = {k: float(v[0]) for k, v in _over_pixels(*counts, ones).items()}
+    found["pixel_ap"] = float(average_precision_score(masks.ravel(), maps.ravel()))
+    weights = patient_weights(ill, patients, resamples)
+    for name, values in _over_pixels(*counts, weights).items():
+        found[f"{name}_interval"] = interval(values)
+    share = float(masks.mean())
+    of_ill = masks[ill].reshape(ill.sum(), -1)
+    hits = of_ill[np.arange(len(of_ill)), maps[ill].reshape(len(of_ill), -1).argmax(1)]
+    between = binomtest(int(hits.sum()), len(hits)).proportion_ci()
+    return found | {
         "pointing": float(hits.mean()),
-        "pointing_chance": float(flat_masks.mean()),
-        "images_with_lesion": int(with_lesion.sum()),
-        "images_without": int((~with_lesion).sum()),
+        "pointing_interval": [float(between.low), float(between.high)],
+        "pixel_ap_chance": share,
+        "dice_chance": 2 * share / (1 + share),
+        "pro_chance": PRO_LIMIT / 2,
+        "pointing_chance": float(of_ill.mean()),
+        "images_with_lesion": int(ill.sum()),
+        "images_without": int((~ill).sum()),
+    }
+
+
+def _pixel_counts(maps: np.ndarray, masks: np.ndarray):
+    """How many pixels of each image lie above each level, from the highest level down.
+
+    Returns false and true ones (n, levels), the share above of each region (regions, levels),
+    and the image of each region.
+    """
+    cuts = np.quantile(maps, LEVELS)[::-1]
+
+    def above(values: np.ndarray) -> np.ndarray:
+        return len(values) - np.searchsorted(np.sort(values), cuts, side="left")
+
+    false = np.array([above(m[~mask]) for m, mask in zip(maps, masks, strict=True)])
+    true = np.array([above(m[mask]) for m, mask in zip(maps, masks, strict=True)])
+    shares, image_of = [], []
+    for i in np.flatnonzero(masks.any((1, 2))):
+        regions, count = label_regions(masks[i], np.ones((3, 3)))
+        for region in range(1, count + 1):
+            shares.append(above(maps[i][regions == region]) / (regions == region).sum())
+            image_of.append(i)
+    return false, true, np.array(shares), np.array(image_of)
+
+
+def _over_pixels(false, true, shares, image_of, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """pixel_ap, dice and pro for each row of `weights` (resamples, n) of the images."""
+    false, true = weights @ false, weights @ true
+    lesion = true[:, -1:]
+    precision = true / np.maximum(true + false, 1)
+    steps = np.diff(true / lesion, prepend=0, axis=1)
+    of_regions = weights[:, image_of]
+    overlap = of_regions @ shares / of_regions.sum(1, keepdims=True)
+    rate = false / false[:, -1:]
+    at = np.linspace(0, PRO_LIMIT, 301)
+    both = zip(rate, overlap, strict=True)
+    curve = [np.interp(at, np.append(0, x), np.append(0, y)) for x, y in both]
+    return {
+        "pixel_ap": (steps * precision).sum(1),
+        "dice": (2 * true / (true + false + lesion)).max(1),
+        "pro": np.trapezoid(curve, at, axis=1) / PRO_LIMIT,
     }

@@ -1,13 +1,13 @@
 """Many runs -> one tidy table -> .csv, .md, .tex, with a record of the runs beside it.
 
-A table holds one set and one budget. AUC, AP and their intervals are made again from the scores of
-every image: those of `data/runs`, or those kept in `data/scores` and committed. Thresholds,
-localisation and cost come from each run's metrics.json.
+A table holds one set and one budget. AUC, AP, thresholds and intervals are made again from the
+scores of every image: those of `data/runs`, or those kept in `data/scores` and committed.
+Localisation and cost come from each run's metrics.json.
 
     python -m nblib.report keep SET BUDGET      copies the scores of finished runs to data/scores
-    python -m nblib.report readme               puts the committed tables into README.md
 """
 
+import contextlib
 import json
 import re
 import sys
@@ -19,11 +19,11 @@ import pandas as pd
 import torch
 from sklearn.metrics import average_precision_score
 
-from nblib import __version__, budgets, metrics, runs
+from nblib import __version__, budgets, metrics, runs, shortcuts
 from nblib.batches import to_float
 from nblib.budgets import method_class
 from nblib.datasets import Dataset, Labels
-from nblib.files import root, write_json, written_whole
+from nblib.files import digest, root, write_json, written_whole
 from nblib.methods import METHODS
 from nblib.methods.method import Method, detect_all
 from nblib.methods.sagan import with_swapped_codes, without_codes
@@ -59,39 +59,93 @@ PUBLISHED = PROJECT / "data" / "published.csv"
 
 
 class Result(NamedTuple):
-    """One finished run, as a table needs it: config, metrics, and scores image by image."""
+    """One finished run, as a table needs it.
+
+    checkpoints: AUC, aucp and aucp_held_out by step, see `checkpoints`; empty for methods that
+    do not train. run: its folder, where it is still on the disk.
+    """
 
     config: dict
     metrics: dict
     scores: pd.DataFrame
+    checkpoints: pd.DataFrame = pd.DataFrame()
+    run: Run | None = None
 
 
-def collect(data: str, budget: str) -> list[Result]:
-    """The finished base runs of a set at a budget, in the order of METHODS, then by seed.
+def of(run: Run) -> Result:
+    """A finished run as a result."""
+    return Result(run.config, run.metrics, run.scores, checkpoints(run), run)
 
-    A run of `data/runs` takes precedence over its kept scores in `data/scores`. Raises
-    FileNotFoundError, naming the command that makes them, where there is none.
+
+def collect(data: str, budget: str, variants: str = "base") -> list[Result]:
+    """The finished runs of a set at a budget, in the order of METHODS, then by variant and seed.
+
+    variants: the base runs, or those whose variant matches a pattern such as 'ratio*'. A run of
+    `data/runs` takes precedence over its kept scores in `data/scores`. Raises FileNotFoundError,
+    naming the command that makes them, where there is none.
     """
-    found: dict[tuple[str, int], Result] = {}
-    for file in sorted(_scores_folder(data, budget).glob("*/seed*.json")):
+    found: dict[tuple[str, str, int], Result] = {}
+    for file in sorted(_scores_folder(data, budget).glob(f"*/{_stem(variants, '*')}.json")):
         record = json.loads(file.read_text())
         scores = read_scores(file.with_suffix(".csv.gz"))
-        found[_key(record["config"])] = Result(record["config"], record["metrics"], scores)
-    for file in sorted(_runs_folder(data, budget).glob("*/base/seed*/metrics.json")):
+        checkpoints = pd.DataFrame(record.get("checkpoints", []))
+        found[_key(record["config"])] = Result(
+            record["config"], record["metrics"], scores, checkpoints
+        )
+    for file in sorted(_runs_folder(data, budget).glob(f"*/{variants}/seed*/metrics.json")):
         if ".aside" not in file.parent.name:
             run = Run(file.parent)
-            found[_key(run.config)] = Result(run.config, run.metrics, run.scores)
-    results = [found[key] for key in sorted(found, key=lambda k: (_order(k[0]), k[1]))]
+            found[_key(run.config)] = of(run)
+    results = [found[key] for key in sorted(found, key=lambda k: (_order(k[0]), *k[1:]))]
     if not results:
+        target = "figures" if variants == "base" else "ratios"
         raise FileNotFoundError(
             f"There is no finished run of the set '{data}' at the budget '{budget}' under "
-            f"{root()}. Make them: make figures DATA={data} BUDGET={budget}"
+            f"{root()}. Make them: make {target} DATA={data} BUDGET={budget}"
         )
     return results
 
 
+def one_set(results: list[Result], *same: str) -> None:
+    """Raise ValueError where results differ in set, budget, size, images or what `same` names."""
+    for name in ("set", "budget", "size", *same):
+        values = {str(result.config[name]) for result in results}
+        if len(values) > 1:
+            raise ValueError(f"One table cannot hold runs of several {name}s: {sorted(values)}.")
+
+
+class Resampled(NamedTuple):
+    """The runs of one method on the test images, and on those of resampled patients.
+
+    scores: (seeds, n); auc, ap: (seeds, resamples).
+    """
+
+    scores: np.ndarray
+    auc: np.ndarray
+    ap: np.ndarray
+
+
+def resampled(results: list[Result]) -> tuple[np.ndarray, np.ndarray, dict[str, Resampled]]:
+    """Labels and patients of the test images (n,), and `Resampled` of each method.
+
+    All runs scored the same images: their patients are resampled once, for every method. Raises
+    ValueError where results differ in set, budget or images.
+    """
+    one_set(results, "data")
+    test = _test_part(results[0])
+    labels, patients = test["label"].to_numpy(int), test["patient"].to_numpy(str)
+    weights = metrics.patient_weights(labels, patients)
+    methods = {}
+    for method in dict.fromkeys(result.config["method"] for result in results):
+        own = [r for r in results if r.config["method"] == method]
+        scores = np.array([_test_part(result)["score"].to_numpy() for result in own])
+        pairs = [metrics.weighted_auc_ap(labels, values, weights) for values in scores]
+        methods[method] = Resampled(scores, *map(np.array, zip(*pairs, strict=True)))
+    return labels, patients, methods
+
+
 def table(results: list[Result]) -> pd.DataFrame:
-    """A row a method: AUC, AP, sensitivity over the seeds, intervals over patients, cost.
+    """A row a method: AUC, AP, decisions over the seeds, intervals over patients, cost.
 
     In the order of METHODS: first what learns from known normals, then what uses the unlabeled mix.
 
@@ -99,24 +153,13 @@ def table(results: list[Result]) -> pd.DataFrame:
     patients, for these very seeds; auc_seed_sd: deviation between seeds, NaN with one seed.
     Raises ValueError where results differ in set, budget or images.
     """
-    for name in ("set", "budget", "size", "data"):
-        values = {str(result.config[name]) for result in results}
-        if len(values) > 1:
-            raise ValueError(f"One table cannot hold runs of several {name}s: {sorted(values)}.")
-    # All runs scored the same images: their patients are resampled once, for every method.
-    test = _test_part(results[0])
-    labels, patients = test["label"].to_numpy(int), test["patient"].to_numpy(str)
-    weights = metrics.patient_weights(labels, patients)
+    labels, _, methods = resampled(results)
     rows = []
-    by_method: dict[str, list[Result]] = {}
-    for result in results:
-        by_method.setdefault(result.config["method"], []).append(result)
-    for method, own in by_method.items():
-        values = [_test_part(run)["score"].to_numpy() for run in own]
-        resampled = [metrics.weighted_auc_ap(labels, v, weights) for v in values]
-        auc_low, auc_high = metrics.interval(np.mean([areas for areas, _ in resampled], 0))
-        ap_low, ap_high = metrics.interval(np.mean([aps for _, aps in resampled], 0))
-        aucs = [metrics.auc(v[labels == 0], v[labels == 1]) for v in values]
+    for method, found in methods.items():
+        own = [r for r in results if r.config["method"] == method]
+        aucs = [metrics.auc(v[labels == 0], v[labels == 1]) for v in found.scores]
+        auc_low, auc_high = metrics.interval(found.auc.mean(0))
+        ap_low, ap_high = metrics.interval(found.ap.mean(0))
         row = {
             "method": method,
             "uses": uses(method),
@@ -126,16 +169,29 @@ def table(results: list[Result]) -> pd.DataFrame:
             "auc_low": auc_low,
             "auc_high": auc_high,
             "auc_seed_sd": np.std(aucs, ddof=1) if len(aucs) > 1 else np.nan,
-            "ap": np.mean([average_precision_score(labels, v) for v in values]),
+            "ap": np.mean([average_precision_score(labels, v) for v in found.scores]),
             "ap_low": ap_low,
             "ap_high": ap_high,
         }
-        for name in ("sensitivity", "specificity", "pixel_ap", "pixel_ap_chance", "pointing",
-                     "pointing_chance", "seconds", "ms_per_image", "parameters"):  # fmt: skip
-            numbers = [r.metrics.get(name) for r in own]
-            row[name] = np.mean(numbers) if None not in numbers else np.nan
+        at_90 = [metrics.decisions(r.scores, 0.9) for r in own]
+        at_95 = [metrics.decisions(r.scores, 0.95) for r in own]
+        row |= {f"{name}_at_90": _mean(at_90, name) for name in ("sensitivity", "specificity")}
+        row |= {name: _mean(at_95, name) for name in ("sensitivity", "specificity", "f1")}
+        numbers = [r.metrics for r in own]
+        row |= {name: _mean(numbers, name) for name in COST}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+LOCALISATION_WORDS = {
+    "pixel_ap": "pixel AP", "dice": "best Dice", "pro": "PRO", "pointing": "pointing",
+}  # fmt: skip
+COST = ("seconds", "ms_per_image", "parameters")
+
+
+def _mean(numbers: list[dict], name: str) -> float:
+    values = [found.get(name) for found in numbers]
+    return np.nan if None in values else float(np.mean(values))
 
 
 def _test_part(result: Result) -> pd.DataFrame:
@@ -161,14 +217,6 @@ def published() -> pd.DataFrame:
 
 def for_print(rows: pd.DataFrame) -> pd.DataFrame:
     """`table` with words for columns, intervals in brackets, and the published AUCs beside it."""
-
-    def number(value: float, digits: int = 3) -> str:
-        return "" if pd.isna(value) else f"{value:.{digits}f}"
-
-    def with_interval(row, name: str) -> str:
-        low, high = number(row[f"{name}_low"]), number(row[f"{name}_high"])
-        return f"{number(row[name])} [{low}, {high}]"
-
     thesis = published().query("metric == 'AUC' and source.str.startswith('thesis')")
     theirs = thesis.pivot(index="method", columns="set", values="percent")
     lines = []
@@ -177,19 +225,19 @@ def for_print(rows: pd.DataFrame) -> pd.DataFrame:
             "method": row["method"] + (" *" if row["reference"] else ""),
             "learns from": row["uses"],
             "seeds": row["seeds"],
-            "AUC": with_interval(row, "auc"),
-            "sd of seeds": number(row["auc_seed_sd"]),
-            "AP": with_interval(row, "ap"),
-            "sensitivity": number(row["sensitivity"], 2),
-            "specificity": number(row["specificity"], 2),
-            "pixel AP": number(row["pixel_ap"]),
-            "pointing": number(row["pointing"], 2),
-            "training s": number(row["seconds"], 0),
-            "ms an image": number(row["ms_per_image"], 2),
+            "AUC": _between(row, "auc"),
+            "sd of seeds": _number(row["auc_seed_sd"]),
+            "AP": _between(row, "ap"),
+            "sensitivity at 90 %": _number(row["sensitivity_at_90"], 2),
+            "at 95 %": _number(row["sensitivity"], 2),
+            "specificity": _number(row["specificity"], 2),
+            "F1": _number(row["f1"], 2),
+            "training s": _number(row["seconds"], 0),
+            "ms an image": _number(row["ms_per_image"], 2),
         }
         for name in ("VinDr-CXR", "RSNA", "LAG"):
             known = row["method"] in theirs.index
-            line[f"thesis, {name}"] = number(theirs.loc[row["method"], name], 2) if known else ""
+            line[f"thesis, {name}"] = _number(theirs.loc[row["method"], name], 2) if known else ""
         lines.append(line)
     lines = pd.DataFrame(lines)
     return lines.loc[:, (lines != "").any()]
@@ -203,7 +251,8 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
         f"pixels, {results[0].metrics['images']} test images of "
         f"{results[0].metrics['patients']} patients, seeds {', '.join(map(str, seeds))}.",
         "AUC and AP: mean over the seeds, 95 % interval over resampled patients.",
-        "Sensitivity and specificity at the threshold for 95 % specificity from held-out normals.",
+        "Sensitivity at thresholds that held-out normals fix for 90 and 95 % specificity; F1 and "
+        "the specificity that it really had at the latter.",
         "* reference, fixed beforehand.",
         "Within a run no test label chose a model, a step or a threshold.",
     ]
@@ -213,14 +262,48 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
         lines.append("pretrained_knn and pretrained_logistic see 224 x 224 pixels, not these.")
     if config["budget"] == "smoke":
         lines.append("The numbers of the budget smoke mean nothing: it tests software.")
-    if rows["pixel_ap_chance"].notna().any():
-        chance = rows[["pixel_ap_chance", "pointing_chance"]].max()
-        lines.append(f"By chance: pixel AP {chance.iloc[0]:.3f}, pointing {chance.iloc[1]:.2f}.")
+    lines += shortcut_warning(rows, config["set"])
     if config["set"] == "phantom":
         lines.append("phantom is drawn by this project: it checks software, and ranks nothing.")
     if "thesis" in " ".join(for_print(rows).columns):
         lines.append("thesis: AUC in % of its table 4.1, on other sets, at full length.")
     return " ".join(lines)
+
+
+def shortcut_warning(rows: pd.DataFrame, data: str) -> list[str]:
+    """A sentence where a shortcut of the set, as kept, reaches what methods reach; else none."""
+    found = shortcuts.kept(data)
+    learned = rows[rows["uses"] != "nothing"]
+    if not found or not len(learned):
+        return []
+    name, area = max(found.items(), key=lambda item: item[1])
+    reached = int((learned["auc_low"] <= area).sum())
+    if not reached:
+        return []
+    return [
+        f"Shortcut: {name} alone reaches AUC {area:.2f} here (its better direction, found with "
+        f"test labels); of the {len(learned)} methods that learn, {reached} are not clearly above."
+    ]
+
+
+def within_groups(results: list[Result], dataset: Dataset, column: str) -> pd.DataFrame:
+    """AUC of each method within the groups of a column of metadata.csv, such as view.
+
+    Means over the seeds. Empty for ''. Raises ValueError for a column that is not there, naming
+    those that are.
+    """
+    if not column:
+        return pd.DataFrame()
+    known = shortcuts.metadata(dataset)
+    if column not in known:
+        there = ", ".join(known) or "none beside image and patient"
+        raise ValueError(
+            f"{dataset.name} has no column '{column}' in metadata.csv; it has {there}."
+        )
+    areas = [
+        shortcuts.within(r.scores, known[column])["auc"].rename(r.config["method"]) for r in results
+    ]
+    return pd.DataFrame(areas).groupby(level=0, sort=False).mean().round(3)
 
 
 def changed(result: Result | Run) -> dict[str, str]:
@@ -248,22 +331,87 @@ def settings(results: list[Result] | list[Run]) -> pd.DataFrame:
 
 
 def write(results: list[Result], name: str = "results") -> pd.DataFrame:
-    """Write the table as `figures/<set>/<budget>/<name>.csv`, .md, .tex, and the record .json."""
-    rows = table(results)
+    """`table` as `figures/<set>/<budget>/<name>.csv`, .md, .tex, and the record .json."""
+    rows, below = table(results), settings(results)
+    save(rows, for_print(rows), caption(results, rows), results, name, markdown(below))
+    return rows
+
+
+def save(
+    rows: pd.DataFrame, printed: pd.DataFrame, caption: str, results: list[Result], name: str,
+    below: str = "",
+) -> None:  # fmt: skip
+    """Write a table made of some results as `figures/<set>/<budget>/<name>` in four formats.
+
+    .csv: `rows`, every digit; .md and .tex (booktabs): `printed`, with the caption, in Markdown
+    with `below` behind it; .json: the record of the runs.
+    """
     config = results[0].config
     stem = root() / "figures" / config["set"] / config["budget"] / name
-    printed, words = for_print(rows), caption(results, rows)
     latex = printed.style.hide(axis="index").format(escape="latex")
     files = {
         ".csv": rows.to_csv(index=False, float_format="%.6g"),
-        ".md": f"{markdown(printed)}\n\n{words}\n\n{markdown(settings(results))}\n",
-        ".tex": latex.to_latex(hrules=True, caption=re.sub(r"([%_&#$])", r"\\\1", words)),
+        ".md": "\n\n".join(filter(None, (markdown(printed), caption, below))) + "\n",
+        ".tex": latex.to_latex(hrules=True, caption=re.sub(r"([%_&#$])", r"\\\1", caption)),
     }
     for suffix, text in files.items():
         with written_whole(stem.with_suffix(suffix), "w") as file:
             file.write(text)
     write_json(stem.with_suffix(".json"), record(results))
-    return rows
+
+
+def localisation(results: list[Result]) -> pd.DataFrame:
+    """How well maps find lesions: a row a method that gives maps, below what chance reaches.
+
+    Columns as `metrics.localisation` names them, each with _low and _high: means over the seeds
+    of the values and of their 95 % intervals. Empty for a set without masks and boxes.
+    """
+    names = LOCALISATION_WORDS
+    rows = []
+    for method in dict.fromkeys(result.config["method"] for result in results):
+        own = [r.metrics for r in results if r.config["method"] == method]
+        if any("pro_interval" not in found for found in own):
+            continue
+        row = {"method": method, "seeds": len(own)}
+        for name in names:
+            low, high = np.mean([found[f"{name}_interval"] for found in own], 0)
+            row |= {name: _mean(own, name), f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
+    if rows:
+        chance = {name: _mean(own, f"{name}_chance") for name in names}
+        rows.insert(0, {"method": "chance"} | chance)
+    return pd.DataFrame(rows)
+
+
+def write_localisation(results: list[Result]) -> pd.DataFrame:
+    """`localisation` as `figures/<set>/<budget>/localisation`; returns what is printed."""
+    rows = localisation(results)
+    if rows.empty:
+        return rows
+    counts = next(r.metrics for r in results if "pro_interval" in r.metrics)
+    printed = pd.DataFrame({"method": rows["method"]})
+    for name, word in LOCALISATION_WORDS.items():
+        printed[word] = [_between(row, name) for _, row in rows.iterrows()]
+    words = (
+        f"Set {results[0].config['set']}, budget {results[0].config['budget']}: "
+        f"{counts['images_with_lesion']} images with marked lesions, "
+        f"{counts['images_without']} known to have none. Means over the seeds, with the mean of "
+        "their 95 % intervals over patients (pointing: the binomial interval). PRO up to 0.3 false "
+        "positives. The threshold of the best Dice was found by looking at the masks. Trivial "
+        "maps: mean_image, pca16, pca64, nearest_normals."
+    )
+    save(rows, printed, words, results, "localisation")
+    return printed
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _between(row: pd.Series, name: str) -> str:
+    """A value with its interval, as '0.712 [0.650, 0.770]', as far as they are known."""
+    low, high = _number(row.get(f"{name}_low", np.nan)), _number(row.get(f"{name}_high", np.nan))
+    return _number(row[name]) + (f" [{low}, {high}]" if low else "")
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -273,7 +421,33 @@ def markdown(table: pd.DataFrame) -> str:
 
 def record(results: list[Result]) -> dict:
     """The runs behind a table or figure: what fixes each, and what it was made with."""
-    return {"nblib": __version__, "runs": [result.config for result in results]}
+    runs_made = [
+        {"hash": digest(json.dumps(r.config, sort_keys=True).encode())} | r.config for r in results
+    ]
+    return {"nblib": __version__, "runs": runs_made}
+
+
+THESIS_COUNTS = {
+    "VinDr-CXR (thesis)": (4000, 5606, 3394, 1000, 1000),
+    "RSNA (thesis)": (3851, 4000, 5012, 1000, 1000),
+    "LAG (thesis)": (1500, 832, 900, 811, 811),
+}
+"""Known normals; unlabeled normal, abnormal; test normal, abnormal: the thesis' section 4.1."""
+
+
+def counts(dataset: Dataset, labels: Labels) -> pd.DataFrame:
+    """How many images a set has of each part and class, beside the thesis' three sets."""
+    own = [len(dataset.normal)]
+    own += [
+        int((part == label).sum()) for part in (labels.unlabeled, labels.test) for label in (0, 1)
+    ]
+    columns = ["known normal", "unlabeled normal", "unlabeled abnormal", "test normal",
+               "test abnormal"]  # fmt: skip
+    rows = {dataset.name: own} | THESIS_COUNTS
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("set")
+    mix = table[["unlabeled normal", "unlabeled abnormal"]]
+    table["abnormal in the mix"] = (mix["unlabeled abnormal"] / mix.sum(axis=1)).round(2)
+    return table
 
 
 def numbers(run: Run) -> pd.DataFrame:
@@ -295,10 +469,10 @@ def numbers(run: Run) -> pd.DataFrame:
             found["specificity_interval"],
             f"expected: {expected} with this many held-out normals",
         )
-    for name in ("pixel_ap", "pointing"):
+    for name, word in LOCALISATION_WORDS.items():
         if name in found:
             note = f"{found[f'{name}_chance']:.3f} by chance, {found['images_with_lesion']} images"
-            rows[name.replace("_", " ")] = (found[name], [np.nan, np.nan], note)
+            rows[word] = (found[name], found[f"{name}_interval"], note)
     columns = {
         "value": {name: round(value, 3) for name, (value, _, _) in rows.items()},
         "low": {name: round(bounds[0], 3) for name, (_, bounds, _) in rows.items()},
@@ -327,7 +501,7 @@ def beside(run: Run, dataset: Dataset) -> pd.DataFrame:
         for name in compared(method)
         if name != method
     ]
-    rows = table([Result(r.config, r.metrics, r.scores) for r in (*shown, run) if r])
+    rows = table([of(r) for r in (*shown, run) if r])
     columns = ["method", "learns from", "AUC", "AP", "training s", "ms an image"]
     return for_print(rows)[columns].set_index("method")
 
@@ -440,54 +614,126 @@ def inside_unlabeled(run: Run, dataset: Dataset) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").round(3)
 
 
-def over_training(run: Run) -> pd.DataFrame:
-    """AUCp and the AUC on the test part at each checkpoint, by step.
+def checkpoints(run: Run) -> pd.DataFrame:
+    """Test AUC and AUCp at each checkpoint: step, auc, aucp, aucp_held_out; empty if untrained.
 
-    The latter is worked out here, afterwards, from scores that were noted: nothing uses it.
+    The AUC is worked out here, afterwards, from scores that were noted: nothing uses it. NaN for
+    methods that optimise for each image, which are not scored at checkpoints.
     """
+    if "aucp" not in run.history:
+        return pd.DataFrame()
     test = run.scores[run.scores["part"] == "test"].set_index("image")["label"]
-    labels = test[run.watched.index].to_numpy()
+    labels = test.reindex(run.watched.index).to_numpy()
     areas = {
         step: metrics.auc(scores[labels == 0], scores[labels == 1])
         for step, scores in run.watched.items()
     }
-    history = run.history.set_index("step")
-    return pd.DataFrame(
-        {
-            "test AUC, never used": pd.Series(areas),
-            "AUCp, unlabeled images trained on": history["aucp"].dropna(),
-            "AUCp, unlabeled images held out": history["aucp_held_out"].dropna(),
-        }
-    ).rename_axis("step")
+    rows = run.history.dropna(subset="aucp")[["step", "aucp", "aucp_held_out"]]
+    rows.insert(1, "auc", rows["step"].map(areas))
+    return rows.reset_index(drop=True)
 
 
-def with_tables(text: str) -> str:
-    """A page whose blocks `<!-- table SET BUDGET -->` ... `<!-- end -->` hold the written tables.
+def over_training(run: Run) -> pd.DataFrame:
+    """`checkpoints` by step, with words for columns, to be drawn."""
+    words = {
+        "auc": "test AUC, never used",
+        "aucp": "AUCp, unlabeled images trained on",
+        "aucp_held_out": "AUCp, unlabeled images held out",
+    }
+    return checkpoints(run).set_index("step").rename(columns=words)
 
-    Nobody types a number: each block is made from `figures/<set>/<budget>/results.csv`.
+
+def runs_of(results: list[Result], *methods: str, seed: int = 0) -> list[Run]:
+    """The folders of the runs of some methods with one seed, in that order; missing ones left out.
+
+    Raises FileNotFoundError where none is on the disk: maps and weights are not committed.
     """
+    there = {r.config["method"]: r.run for r in results if r.run and r.config["seed"] == seed}
+    found = [there[method] for method in methods if method in there]
+    if not found:
+        config = results[0].config
+        raise FileNotFoundError(
+            f"No run of {', '.join(methods)} with seed {seed} is on this disk, and maps are not "
+            "among the scores that are kept. Make them: "
+            f"make figures DATA={config['set']} BUDGET={config['budget']} SEEDS={seed}"
+        )
+    return found
 
-    def block(match: re.Match) -> str:
-        rows = pd.read_csv(PROJECT / "figures" / match[1] / match[2] / "results.csv")
-        printed = for_print(rows)[["method", "learns from", "seeds", "AUC", "sd of seeds", "AP"]]
-        return f"<!-- table {match[1]} {match[2]} -->\n{markdown(printed)}\n<!-- end -->"
 
-    return re.sub(r"<!-- table (\S+) (\S+) -->.*?<!-- end -->", block, text, flags=re.DOTALL)
+THESIS_MODELS = (
+    "sagan",
+    "sagan_sinusoidal",
+    "sagan_learned",
+    "sagan_rope",
+    "sagan_alibi",
+    "sagan_attention_bias",
+    "sagan_swin",
+)
+"""The models of the thesis' figure 4.4, in its order."""
+
+
+def model_choice(results: list[Result]) -> pd.DataFrame:
+    """What choosing a checkpoint by test labels would add: a row a run that was scored at its own.
+
+    last: AUC of the last checkpoint, which is what every table here shows; aucp: of that with the
+    highest AUCp, which needs no label; oracle: the best on the test part, which is chosen by
+    looking at its labels; flattery: oracle - last.
+    """
+    rows = []
+    for result in results:
+        at = result.checkpoints
+        if at.empty or at[["auc", "aucp"]].isna().any(axis=None):
+            continue
+        chosen = {"last": at["auc"].iloc[-1], "aucp": at["auc"][at["aucp"].idxmax()]}
+        row = {"method": result.config["method"], "seed": result.config["seed"]} | chosen
+        rows.append(row | {"oracle": at["auc"].max(), "flattery": at["auc"].max() - row["last"]})
+    return pd.DataFrame(rows)
 
 
 def keep(data: str, budget: str) -> list[Path]:
-    """Copy the scores, config and metrics of finished runs to data/scores, to be committed."""
+    """Copy what tables need of finished runs to data/scores, to be committed: a few kB a run.
+
+    Scores of every image, config, metrics, AUC at each checkpoint; of the base runs and of those
+    at other anomaly ratios; and the scores of moved images, see `robustness`.
+    """
     files = []
-    for result in collect(data, budget):
-        method, seed = _key(result.config)
-        stem = _scores_folder(data, budget) / method / f"seed{seed}"
-        with written_whole(stem.with_suffix(".csv.gz")) as file:
-            # No time of making in the file: the same scores give the same bytes.
-            how = {"method": "gzip", "mtime": 0}
-            result.scores.to_csv(file, index=False, float_format="%.9g", compression=how)
-        write_json(stem.with_suffix(".json"), {"config": result.config, "metrics": result.metrics})
+    for result in [r for r in _all(data, budget) if r.run]:
+        method, variant, seed = _key(result.config)
+        stem = _scores_folder(data, budget) / method / _stem(variant, seed)
+        _write_scores(stem.with_suffix(".csv.gz"), result.scores)
+        kept = {"config": result.config, "metrics": result.metrics}
+        if len(result.checkpoints):
+            kept["checkpoints"] = json.loads(result.checkpoints.to_json(orient="records"))
+        write_json(stem.with_suffix(".json"), kept)
         files.append(stem.with_suffix(".csv.gz"))
+    for file in sorted(_runs_folder(data, budget).glob("moved-seed*.csv")):
+        files.append(_scores_folder(data, budget) / f"{file.name}.gz")
+        _write_scores(files[-1], read_scores(file))
     return files
+
+
+def _all(data: str, budget: str) -> list[Result]:
+    """The base runs, and those at other ratios where there are any."""
+    with contextlib.suppress(FileNotFoundError):
+        return collect(data, budget) + collect(data, budget, "ratio*")
+    return collect(data, budget)
+
+
+def _write_scores(path: Path, scores: pd.DataFrame) -> None:
+    with written_whole(path) as file:
+        # No time of making in the file: the same scores give the same bytes.
+        how = {"method": "gzip", "mtime": 0}
+        scores.to_csv(file, index=False, float_format="%.9g", compression=how)
+
+
+def _stem(variant: str, seed: int | str) -> str:
+    """How the kept scores of a run are called."""
+    return f"seed{seed}" if variant == "base" else f"{variant}-seed{seed}"
+
+
+def moved_file(data: str, budget: str, seed: int) -> Path:
+    """Where the scores of moved test images lie, see `robustness.score_moved`."""
+    return _runs_folder(data, budget) / f"moved-seed{seed}.csv"
 
 
 def _runs_folder(data: str, budget: str) -> Path:
@@ -498,26 +744,15 @@ def _scores_folder(data: str, budget: str) -> Path:
     return root() / "data" / "scores" / data / budget
 
 
-def _key(config: dict) -> tuple[str, int]:
-    return config["method"], config["seed"]
+def _key(config: dict) -> tuple[str, str, int]:
+    return config["method"], config["variant"], config["seed"]
 
 
 def _order(method: str) -> int:
     return list(METHODS).index(method)
 
 
-def main(words: list[str]) -> None:
-    """The two commands of the module's docstring."""
-    if words[:1] == ["keep"] and len(words) == 3:
-        print(*keep(*words[1:]), sep="\n")
-    elif words == ["readme"]:
-        page = PROJECT / "README.md"
-        text = with_tables(page.read_text())
-        with written_whole(page, "w") as file:
-            file.write(text)
-    else:
-        sys.exit(__doc__)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] != ["keep"] or len(sys.argv) != 4:
+        sys.exit(__doc__)
+    print(*keep(*sys.argv[2:]), sep="\n")

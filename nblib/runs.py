@@ -311,7 +311,10 @@ def _evaluate(
         np.savez_compressed(file, **kept)
     numbers = metrics.detection(scores)
     if labels.masks is not None and "test_map" in kept:
-        numbers |= metrics.localisation(maps["test_map"], labels.masks, labels.annotated)
+        as_kept = kept["test_map"].astype(np.float32)
+        numbers |= metrics.localisation(
+            as_kept, labels.masks, labels.annotated, dataset.test.patients
+        )
     numbers |= {
         "score": first,
         "seconds": round(history.attrs["seconds"], 2),

@@ -9,12 +9,13 @@ from io import BytesIO
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import papermill
 import pytest
 import yaml
 
-from nblib import report
+from nblib import report, verdicts
 from nblib.methods import METHODS
 
 PROJECT = Path(__file__).parent.parent
@@ -56,7 +57,7 @@ def test_a_notebook_holds_no_logic(file):
     assert not any(line.startswith(("def ", "class ", "if ")) for line in code.splitlines())
 
 
-@pytest.mark.parametrize("stages", ["015", "2346"])
+@pytest.mark.parametrize("stages", ["01", "23456"])
 def test_every_notebook_runs_and_compared_outputs_are_the_same(stages, tmp_path):
     """nbval, on copies that hold the parameters of the smoke budget, in a root of their own.
 
@@ -134,6 +135,17 @@ def test_a_committed_table_follows_from_committed_scores(table, monkeypatch):
     monkeypatch.setenv("NBLIB_ROOT", str(PROJECT))
     again = report.table(report.collect(data, budget))
     pd.testing.assert_frame_equal(again, pd.read_csv(table), rtol=1e-5, check_dtype=False)
+
+
+@pytest.mark.parametrize("table", sorted((PROJECT / "figures").glob("*/*/verdict.csv")), ids=str)
+def test_a_committed_verdict_follows_from_committed_scores(table, monkeypatch):
+    data, budget = table.parts[-3:-1]
+    if not (PROJECT / "data" / "scores" / data / budget).exists():
+        pytest.skip(f"the verdict of {data} is made on this machine, not committed")
+    monkeypatch.setattr(report, "_runs_folder", lambda *_: Path("/nowhere"), raising=True)
+    monkeypatch.setenv("NBLIB_ROOT", str(PROJECT))
+    again = verdicts.answers(report.collect(data, budget)).replace("", np.nan)
+    pd.testing.assert_frame_equal(again, pd.read_csv(table), rtol=1e-4, check_dtype=False)
 
 
 def test_every_method_has_a_colour_of_its_own():

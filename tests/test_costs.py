@@ -312,3 +312,55 @@ def test_a_turn_trains_two_steps_and_says_how_long_it_took(monkeypatch):
     monkeypatch.setattr(costs, "_take_step", lambda *a: (taken.append(a[-1]), original(*a)))
     turn = costs._turn("sagan", "smoke", 64, 1)
     assert 0 < turn() < 60 and taken == [0, 1]
+
+
+def test_the_memory_of_a_training_step_is_four_numbers_a_parameter_and_what_autograd_keeps():
+    class Two(Method):
+        batch_size = 1
+
+        def __init__(self):
+            super().__init__()
+            self.G = nn.Sequential(nn.Linear(10, 20, bias=False), nn.ReLU(), nn.Linear(20, 5))
+
+        def optimizers(self):
+            return {"G": torch.optim.Adam(self.G.parameters())}
+
+        def updates(self, batch, step):
+            yield "G", {"loss": self.G(batch.normal.flatten(1)).square().mean()}
+
+    image = torch.zeros(1, 1, 2, 5)
+    found = costs.training_memory(Two(), image, batch_size=7)
+    weights = 10 * 20 + 20 * 5 + 5
+    # Kept for the gradient: the input, the output of the ReLU and that of the network.
+    assert found == 16 * weights + 7 * 4 * (10 + 20 + 5)
+
+
+def test_the_hours_of_a_published_training_are_counted_operations_over_the_rate(monkeypatch):
+    monkeypatch.setattr(
+        costs, "count",
+        lambda *_: dict(parameters=1, score_mflop=2.0, train_mflop=3e6, step_images=32,
+                        memory_mib=4.0),
+    )  # fmt: skip
+    row = costs.thesis_time("sagan", tflops=10.0).loc["sagan"]
+    assert row["steps"] == 100_000
+    assert row["hours at 10 TFLOP/s"] == round(3e12 * 32 * 100_000 / 1e13 / 3600, 1)
+
+
+def test_counts_are_those_of_networks_and_a_step_of_alad_takes_two_images_for_each():
+    found = costs.count("brainomaly", "smoke")
+    table = numbers(smoke("brainomaly"))
+    assert round(found["train_mflop"]) == table[TRAINING]
+    assert found["parameters"] == sum(n for k, n in table.items() if k.startswith("parameters"))
+    assert found["step_images"] == 4 and costs.count("alad", "smoke")["step_images"] == 8
+    assert costs.count("pca16", "smoke")["train_mflop"] == 0
+
+
+def test_the_table_of_costs_is_written_with_the_device_that_was_measured(make_set, project_root):
+    from nblib import datasets, report, runs
+
+    dataset = datasets.load(make_set("priced"))
+    results = [report.of(runs.run("mean_image", dataset, "smoke", seed)) for seed in (0, 1)]
+    row = costs.write(results).iloc[0]
+    assert row["seconds"] == np.mean([r.metrics["seconds"] for r in results])
+    words = (project_root / "figures" / "priced" / "smoke" / "cost.md").read_text()
+    assert results[0].config["device"] in words

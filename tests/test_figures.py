@@ -123,3 +123,139 @@ def test_fields_share_a_scale_with_zero_in_its_middle_where_signs_mix():
 
 def test_all_colours_differ():
     assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
+
+
+def answers(**columns):
+    """Rows of `verdicts.answers`, as far as a figure looks at them."""
+    rows = pd.DataFrame(
+        {
+            "question": ["Do gates help?", "Does Swin help?", "Does Swin help?"],
+            "method": ["sagan", "sagan_swin", "sagan_swin"],
+            "against": ["sagan_no_gates", "sagan", "sagan_whole"],
+            "difference": [0.1, 0.0, -0.02],
+            "low": [0.05, -0.005, np.nan],
+            "high": [0.15, 0.005, np.nan],
+            "answer": ["differs", "equivalent", "cannot tell"],
+        }
+    )
+    return rows.assign(**columns)
+
+
+def test_differences_show_question_pair_interval_and_margin():
+    figure = figures.differences(answers(), 0.01, "title")
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == [
+        "sagan − sagan_no_gates", "sagan_swin − sagan", "sagan_swin − sagan_whole",
+    ]  # fmt: skip
+    assert {"Do gates help?", "Does Swin help?"} <= {t.get_text() for t in axes.texts}
+    bars = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2]
+    assert any(np.allclose(bar, (0.05, 0.15)) for bar in bars)
+    markers = [line.get_marker() for line in axes.lines if len(line.get_xdata()) == 1]
+    assert markers == [figures.ANSWERS[a][0] for a in answers()["answer"]]
+    (band,) = axes.patches
+    assert np.allclose((band.get_x(), band.get_width()), (-0.01, 0.02))
+
+
+def test_every_verdict_has_a_marker():
+    from nblib import verdicts
+
+    words = {verdicts.DIFFERS, verdicts.WITHIN, verdicts.EQUIVALENT, verdicts.CANNOT_TELL}
+    assert set(figures.ANSWERS) == words
+    assert len({marker for marker, _ in figures.ANSWERS.values()}) == 4
+
+
+def test_the_oracle_is_called_what_it_is_and_means_are_over_seeds():
+    rows = [("sagan", 0, 0.7, 0.75, 0.8), ("sagan", 1, 0.8, 0.75, 0.9), ("alad", 0, 0.5, 0.5, 0.6)]
+    table = pd.DataFrame(rows, columns=["method", "seed", "last", "aucp", "oracle"])
+    figure = figures.model_choice(table, "title")
+    by_label = {line.get_label(): line for line in figure.axes[0].lines}
+    assert np.allclose(by_label["oracle, looks at test labels"].get_xdata(), (0.85, 0.6))
+    assert np.allclose(by_label["last checkpoint (all tables here)"].get_xdata(), (0.75, 0.5))
+
+
+def test_every_method_has_a_family_and_families_differ_by_marker_too():
+    families = {name: figures.family(name) for name in METHODS}
+    assert set(families.values()) == set(figures.FAMILIES)
+    assert families["sagan"] == families["brainomaly"] == "GAN, the mix as well"
+    assert families["sagan_attention_bias"] == "SAGAN, attention"
+    assert families["sagan_no_place"] == families["sagan_whole"] == "SAGAN, controls"
+    assert families["pretrained_knn_64"] == "pretrained"
+    markers, colours = zip(*figures.FAMILIES.values(), strict=True)
+    assert len(set(markers)) == len(set(colours)) == len(figures.FAMILIES)
+
+
+def test_a_matrix_writes_every_number_and_what_is_empty_is_not_written(project_root):
+    table = pd.DataFrame({"shift 2": [0.01, -0.2], "size 96": [0.0, np.nan]}, ["sagan", "alad"])
+    figure = figures.matrix(table, "title", "change")
+    assert {t.get_text() for t in figure.axes[0].texts} >= {"+0.010", "-0.200", "+0.000"}
+    assert figure.axes[0].collections[0].get_clim() == (-0.2, 0.2)
+    for empty in (
+        figures.matrix(pd.DataFrame(), "title", "change"),
+        figures.over_ratios(pd.DataFrame(), "title"),
+        figures.model_choice(pd.DataFrame(), "title"),
+    ):
+        figures.save(empty, "aset", "smoke", "empty", {"runs": []}, "nothing")
+    assert not list(project_root.rglob("empty*"))
+    figures.save(figure, "aset", "smoke", "full", {"runs": []}, "what it shows")
+    folder = project_root / "figures" / "aset" / "smoke"
+    assert (folder / "full.txt").read_text() == "what it shows\n"
+
+
+def test_ratios_are_drawn_for_auc_and_ap_a_line_a_method():
+    rows = [(m, p, 0.5 + p / 300, 0.6) for m in ("sagan", "brainomaly") for p in (0, 50, 100)]
+    table = pd.DataFrame(rows, columns=["method", "percent", "auc", "ap"])
+    left, right = figures.over_ratios(table, "title").axes
+    assert [left.get_ylabel(), right.get_ylabel()] == ["AUC", "AP"]
+    line = next(line for line in left.lines if line.get_label() == "sagan")
+    assert np.allclose(line.get_xdata(), (0, 50, 100)) and np.isclose(line.get_ydata()[2], 5 / 6)
+
+
+def test_images_are_told_apart_by_what_all_runs_say(make_set):
+    dataset = datasets.load(make_set("told", {"test/0": 9, "test/1": 9}))
+    found = [runs.run(name, dataset, "smoke") for name in ("mean_image", "pca16")]
+    chosen = figures.told_apart(found)
+    ranks = []
+    for run in found:
+        test = run.scores.query("part == 'test'").reset_index(drop=True)
+        ranks.append(test["score"].rank(pct=True).to_numpy())
+    mean, labels = np.mean(ranks, 0), datasets.load_labels(dataset).test
+    assert chosen["abnormal, best"] == np.flatnonzero(labels)[mean[labels == 1].argmax()]
+    assert chosen["abnormal, worst"] == np.flatnonzero(labels)[mean[labels == 1].argmin()]
+    assert chosen["normal, worst"] == np.flatnonzero(labels == 0)[mean[labels == 0].argmax()]
+    wrong = np.max(ranks, 0)[chosen["all wrong"]]
+    assert labels[chosen["all wrong"]] == 1 and wrong == np.max(ranks, 0)[labels == 1].min()
+
+
+def test_one_figure_shows_all_chosen_images_through_all_models(make_set):
+    counts = {"train/0": 30, "train/unlabeled/0": 8, "train/unlabeled/1": 8}
+    dataset = datasets.load(make_set("told", counts, size=64))
+    labels = datasets.load_labels(dataset)
+    found = [runs.run(name, dataset, "smoke") for name in ("mean_image", "sagan")]
+    chosen = figures.told_apart(found)
+    figure = figures.through_models(found, dataset, labels, chosen)
+    grid = np.array(figure.axes).reshape(7, 3)
+    for line, i in zip(grid, chosen.values(), strict=True):
+        assert np.array_equal(line[0].images[0].get_array(), dataset.test.images[i, 0])
+        for cell, run in zip(line[1:], found, strict=True):
+            assert np.array_equal(cell.images[0].get_array(), run.maps["test_map"][i])
+            assert cell.images[0].get_clim() == (0, figures.map_limit(run))
+    one = figures.one_through_models(found, dataset, labels, "all wrong", chosen["all wrong"])
+    grid = np.array(one.axes).reshape(3, 3)
+    assert not grid[2, 1].images and grid[2, 2].images  # the mean image has no gates
+
+
+def test_cost_shows_a_point_a_method():
+    table = pd.DataFrame(
+        {
+            "method": ["sagan", "mean_image", "sagan_swin"],
+            "auc": [0.8, 0.6, 0.7],
+            "seconds": [100.0, 0.0, 200.0],
+            "ms_per_image": [10.0, 0.1, 20.0],
+        }
+    )
+    left, right = figures.cost(table, "title").axes
+    drawn = np.concatenate(
+        [line.get_xdata() for line in right.lines if line.get_marker() != "None"]
+    )
+    assert sorted(x for x in drawn if x > 0.05) == [0.1, 10.0, 20.0]
+    assert left.get_xscale() == "log"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from nblib import metrics
 
@@ -260,6 +260,16 @@ def test_detection_calls_abnormal_what_lies_above_the_held_out_threshold():
     assert np.isclose(found["sensitivity"], np.mean(abnormal > held[38]))
     assert np.isclose(found["specificity"], np.mean(normal <= held[38]))
     assert found["specificity_expected"] == metrics.specificity_range(40)
+    assert np.isclose(found["f1"], f1_score(test["label"], test["score"] > held[38]))
+
+
+def test_decisions_at_90_percent_use_the_lower_rank():
+    table = score_table()
+    held = sorted(table.loc[table["part"] == "held_out_normal", "score"])
+    found = metrics.decisions(table, 0.9)
+    assert found["threshold"] == held[36]  # rank ceil(0.9 * 41) = 37
+    assert found["sensitivity"] >= metrics.decisions(table)["sensitivity"]
+    assert set(metrics.decisions(score_table(held=8), 0.9).values()) == {None}
 
 
 def test_detection_intervals_are_quantiles_over_resampled_patients():
@@ -283,7 +293,7 @@ def test_detection_intervals_are_quantiles_over_resampled_patients():
 def test_detection_without_enough_held_out_images_has_no_threshold():
     found = metrics.detection(score_table(held=18), 50)
     tied = {name for name in found if name.startswith(("threshold", "sens", "spec"))}
-    assert len(tied) == 6 and all(found[name] is None for name in tied)
+    assert len(tied) == 6 and found["f1"] is None and all(found[name] is None for name in tied)
     assert 0 < found["auc"] < 1 and found["images"] == 120
 
 
@@ -298,7 +308,9 @@ def test_localisation_of_hand_made_maps():
             [[0.0, 0.0], [1.0, 0.0]],  # not annotated: must not count
         ]
     )
-    found = metrics.localisation(maps, masks, np.array([True, True, True, False]))
+    found = metrics.localisation(
+        maps, masks, np.array([True, True, True, False]), np.array(list("abcd"))
+    )
     # Falling order: 0.9 lesion, 0.8, 0.7, 0.5 lesion, 0.4 lesion, ... -> 1/1, 2/4, 3/5 over 3.
     assert np.isclose(found["pixel_ap"], (1 + 2 / 4 + 3 / 5) / 3)
     assert np.isclose(found["pixel_ap_chance"], 3 / 12)
@@ -310,10 +322,15 @@ def test_localisation_of_hand_made_maps():
 def test_perfect_and_inverted_maps():
     masks = np.random.default_rng(0).random((6, 8, 8)) < 0.2
     everywhere = np.full(6, True)
-    found = metrics.localisation(masks.astype(float), masks, everywhere)
-    assert found["pixel_ap"] == found["pointing"] == 1
-    found = metrics.localisation(1.0 - masks, masks, everywhere)
+    patients = np.arange(6)
+    found = metrics.localisation(masks.astype(float), masks, everywhere, patients)
+    assert found["pixel_ap"] == found["pointing"] == found["dice"] == 1
+    assert np.isclose(found["pro"], 1, atol=0.01)
+    found = metrics.localisation(1.0 - masks, masks, everywhere, patients)
     assert found["pointing"] == 0 and np.isclose(found["pixel_ap"], masks.mean())
+    assert np.isclose(found["dice"], found["dice_chance"]) and found["pro"] < 0.01
+    # With no hit in six images the truth may still be a third.
+    assert found["pointing_interval"][0] == 0 and found["pointing_interval"][1] > 0.3
 
 
 @settings(max_examples=30)
@@ -322,7 +339,68 @@ def test_pointing_of_random_maps_is_at_its_chance_level(seed):
     random = np.random.default_rng(seed)
     masks = np.zeros((400, 6, 6), bool)
     masks[:, 1:4, 2:5] = True
-    found = metrics.localisation(random.random(masks.shape), masks, np.full(400, True))
+    maps, all_of_them = random.random(masks.shape), np.full(400, True)
+    found = metrics.localisation(maps, masks, all_of_them, np.arange(400), resamples=20)
     assert found["pointing_chance"] == 0.25
     assert abs(found["pointing"] - 0.25) < 0.11  # 5 standard deviations
     assert abs(found["pixel_ap"] - found["pixel_ap_chance"]) < 0.05
+    assert found["pro_chance"] == 0.15 and abs(found["pro"] - 0.15) < 0.04
+    assert abs(found["dice"] - found["dice_chance"]) < 0.05
+
+
+def lesions_and_maps(n=12, side=16, seed=0):
+    """Maps that are higher in lesions, of which some images have none, some one, some two."""
+    random = np.random.default_rng(seed)
+    masks = np.zeros((n, side, side), bool)
+    for i in range(n):
+        for _ in range(i % 3):
+            top, left = random.integers(0, side - 5, 2)
+            masks[i, top : top + random.integers(2, 5), left : left + 3] = True
+    return random.normal(0, 1, masks.shape) + 1.2 * masks, masks
+
+
+def test_dice_and_pro_as_their_definitions_written_out():
+    maps, masks = lesions_and_maps()
+    everywhere, patients = np.full(12, True), np.arange(12)
+    found = metrics.localisation(maps, masks, everywhere, patients, resamples=10)
+    cuts = np.sort(maps.ravel())[::-1]
+    dice, rates, overlaps = [], [0.0], [0.0]
+    regions = []
+    for i in range(12):
+        # Flood fill, eight neighbours.
+        left = {tuple(p) for p in np.argwhere(masks[i])}
+        while left:
+            region, edge = set(), [left.pop()]
+            while edge:
+                y, x = edge.pop()
+                region.add((y, x))
+                near = {(y + a, x + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
+                left -= near
+                edge += near
+            rows, columns = np.array(sorted(region)).T
+            regions.append(maps[i][rows, columns])
+    for cut in cuts:
+        above = maps >= cut
+        dice.append(2 * (above & masks).sum() / (above.sum() + masks.sum()))
+        rates.append((above & ~masks).sum() / (~masks).sum())
+        overlaps.append(np.mean([(region >= cut).mean() for region in regions]))
+    assert np.isclose(found["dice"], max(dice), atol=0.01)
+    at = np.linspace(0, 0.3, 2000)
+    assert np.isclose(found["pro"], np.interp(at, rates, overlaps).mean(), atol=0.005)
+
+
+def test_intervals_of_localisation_are_over_resampled_patients():
+    maps, masks = lesions_and_maps(40)
+    patients, everywhere = np.arange(40) // 2, np.full(40, True)
+    found = metrics.localisation(maps, masks, everywhere, patients, resamples=200)
+    weights = metrics.patient_weights(masks.any((1, 2)), patients, 200)
+    values = [
+        average_precision_score(masks.ravel(), maps.ravel(), sample_weight=np.repeat(row, 256))
+        for row in weights
+    ]
+    assert np.allclose(found["pixel_ap_interval"], np.quantile(values, [0.025, 0.975]), atol=0.01)
+    for name in ("dice", "pro", "pointing"):
+        low, high = found[f"{name}_interval"]
+        assert low < found[name] < high
+    fewer = metrics.localisation(maps[:8], masks[:8], everywhere[:8], patients[:8])
+    assert np.ptp(fewer["pro_interval"]) > np.ptp(found["pro_interval"])

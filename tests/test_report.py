@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
 from nblib import datasets, report, runs
 from nblib.methods import METHODS
@@ -87,12 +87,6 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(project_root):
 def test_the_drawn_set_says_that_it_ranks_nothing(results):
     drawn = [r._replace(config=r.config | {"set": "phantom"}) for r in results]
     assert "ranks nothing" in report.caption(drawn, report.table(drawn))
-
-
-def test_the_tables_in_the_readme_are_those_that_were_written():
-    text = (report.PROJECT / "README.md").read_text()
-    assert report.with_tables(text) == text
-    assert text.count("<!-- table ") == 3
 
 
 def test_a_method_is_shown_beside_the_reference_and_the_pretrained_features_of_its_kind(make_set):
@@ -231,3 +225,89 @@ def test_methods_with_the_same_settings_share_a_row(make_set):
     made = [runs.run(name, dataset, "smoke", **CRITIC) for name in names]
     rows = report.settings(made)
     assert list(rows["method"]) == ["sagan, sagan_whole", "brainomaly"]
+
+
+def test_decisions_of_the_table_are_means_over_the_seeds_of_scikit_learns_numbers(make_set):
+    dataset = datasets.load(make_set("more", {"train/0": 60, "test/0": 20, "test/1": 20}))
+    found = [report.of(runs.run("mean_image", dataset, "smoke", seed)) for seed in (0, 1)]
+    row = report.table(found).iloc[0]
+    f1, at_90 = [], []
+    for result in found:
+        held = np.sort(result.scores.query("part == 'held_out_normal'")["score"])
+        test = result.scores.query("part == 'test'")
+        n = len(held)
+        f1.append(f1_score(test["label"], test["score"] > held[int(np.ceil(0.95 * (n + 1))) - 1]))
+        above = test["score"] > held[int(np.ceil(0.9 * (n + 1))) - 1]
+        at_90.append(recall_score(test["label"], above))
+    assert np.isclose(row["f1"], np.mean(f1)) and np.isclose(
+        row["sensitivity_at_90"], np.mean(at_90)
+    )
+
+
+def test_localisation_stands_below_chance_and_says_how_little_it_is_of(make_set, project_root):
+    boxes = [(f"test_1_{i}.png", 2, 2, 4, 4) for i in range(3)]
+    dataset = datasets.load(make_set("boxed", size=16, boxes=boxes))
+    found = [report.of(runs.run(m, dataset, "smoke")) for m in ("mean_intensity", "mean_image")]
+    rows = report.localisation(found)
+    assert list(rows["method"]) == ["chance", "mean_image"]
+    metrics = found[1].metrics
+    assert rows["pixel_ap"][0] == metrics["pixel_ap_chance"] and rows["pro"][0] == 0.15
+    assert [rows["pro_low"][1], rows["pro_high"][1]] == metrics["pro_interval"]
+    printed = report.write_localisation(found)
+    assert "[" in printed["PRO"][1] and "[" not in printed["PRO"][0]
+    words = (project_root / "figures" / "boxed" / "smoke" / "localisation.md").read_text()
+    assert "3 images with marked lesions" in words
+    plain = [report.of(runs.run("mean_image", datasets.load(make_set("plain")), "smoke"))]
+    assert report.write_localisation(plain).empty
+
+
+def test_model_choice_is_last_aucp_and_the_best_on_the_test_part():
+    at = pd.DataFrame({"step": [2, 4, 6], "auc": [0.9, 0.7, 0.8], "aucp": [0.5, 0.6, 0.55]})
+    config = dict(method="sagan", seed=0)
+    results = [
+        report.Result(config, {}, pd.DataFrame(), at),
+        report.Result(config, {}, pd.DataFrame(), at.assign(auc=np.nan)),  # not scored on the way
+        report.Result(config, {}, pd.DataFrame()),
+    ]
+    (row,) = report.model_choice(results).to_dict("records")
+    assert (row["last"], row["aucp"], row["oracle"]) == (0.8, 0.7, 0.9)
+    assert row["flattery"] == pytest.approx(0.1)
+
+
+def test_checkpoints_are_kept_with_the_scores(make_set, monkeypatch, tmp_path):
+    counts = {"train/0": 40, "train/unlabeled/0": 12, "train/unlabeled/1": 12}
+    run = runs.run("ganomaly", datasets.load(make_set("a mix", counts)), "smoke")
+    report.keep("a mix", "smoke")
+    monkeypatch.setattr(report, "_runs_folder", lambda *_: tmp_path / "no runs here")
+    (kept,) = report.collect("a mix", "smoke")
+    pd.testing.assert_frame_equal(kept.checkpoints, report.checkpoints(run), check_dtype=False)
+    assert kept.run is None and kept.checkpoints["auc"].iloc[-1] == pytest.approx(
+        run.metrics["auc"], abs=1e-6
+    )
+
+
+def test_a_record_names_each_run_by_a_hash_of_all_that_made_it(results):
+    record = report.record(results)
+    hashes = [run["hash"] for run in record["runs"]]
+    assert len(set(hashes)) == 4
+    other = results[0]._replace(config=results[0].config | {"threads": 99})
+    assert report.record([other])["runs"][0]["hash"] not in hashes
+    needed = {"seed", "code", "versions", "device", "arguments", "precision"}
+    assert all(needed <= set(run) for run in record["runs"])
+
+
+def test_runs_on_the_disk_are_given_in_the_order_asked_for_or_named_as_missing(results):
+    found = report.runs_of(results, "known_against_unlabeled", "alad", "mean_image", seed=1)
+    assert [run.config["method"] for run in found] == ["known_against_unlabeled", "mean_image"]
+    assert {run.config["seed"] for run in found} == {1}
+    gone = [result._replace(run=None) for result in results]
+    with pytest.raises(FileNotFoundError, match=r"No run of mean_image .* make figures"):
+        report.runs_of(gone, "mean_image")
+
+
+def test_counts_stand_beside_those_of_the_thesis(make_set):
+    dataset = datasets.load(make_set())
+    table = report.counts(dataset, datasets.load_labels(dataset))
+    assert list(table.loc["a set"]) == [4, 3, 3, 3, 3, 0.5]
+    assert table.loc["LAG (thesis)"].tolist()[:5] == [1500, 832, 900, 811, 811]
+    assert table.loc["RSNA (thesis)", "abnormal in the mix"] == 0.56

@@ -94,11 +94,12 @@ def marked(mark, *words):
     return found
 
 
-def command(project, *targets, data="phantom", budget="smoke", seeds="0"):
+def command(project, *targets, data="phantom", budget="smoke", seeds="0", **more):
     """What the Makefile calls; config comes last, since it takes all words behind it."""
     snakefile = project / "notebooks" / "Snakefile"
     start = [sys.executable, "-m", "snakemake", "-s", snakefile, "--nolock", "-j", "2"]
-    return [*start, *targets, "--config", f"data={data}", f"budget={budget}", f"seeds={seeds}"]
+    config = dict(data=data, budget=budget, seeds=seeds) | more
+    return [*start, *targets, "--config", *(f"{name}={value}" for name, value in config.items())]
 
 
 def environment(project, root, mark="", **more):
@@ -176,7 +177,9 @@ def test_a_batch_plans_every_run_page_and_table(tmp_path, tiny):
     assert code == 0, output
     counts = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
     assert counts["draw_phantom"] == "1"
-    assert counts["results"] == "2"
+    pages = re.findall(r"Job \d+: (5\d_\w+) on tiny", output)
+    assert len(pages) == len(set(pages)) == 6 and counts["results"] == "12"
+    assert counts["moved"] == "4"  # two sets, two seeds
     assert counts["page"] == str(2 * len(re.findall(r"Job \d+: 0[014]_\w+ on tiny", output)))
     made = re.findall(r"Job \d+: (\w+) on (\w+), smoke, seed (\d)", output)
     methods = {method for method, _, _ in made}
@@ -184,6 +187,32 @@ def test_a_batch_plans_every_run_page_and_table(tmp_path, tiny):
     assert methods <= set(METHODS)
     assert {"sagan", "mean_intensity", "known_against_unlabeled"} <= methods
     assert not list((tmp_path / "root").rglob("*.json")), "a dry run writes nothing"
+
+
+def test_a_report_needs_neither_images_nor_training(tmp_path, tiny):
+    root = tmp_path / "root"
+    (root / "data" / "scores" / "kept").mkdir(parents=True)
+    config = dict(data=f"kept,{tiny}", as_it_is=1)
+    code, output = batch(PROJECT, root, "-n", "report", **config)
+    assert code == 0, output
+    jobs = set(re.findall(r"Job \d+: (\w+) on (\w+), smoke", output))
+    from_scores = {"50_results", "52_verdict", "53_cost", "55_robustness"}
+    assert {page for page, data in jobs if data == "kept"} == from_scores
+    # Maps are there once a run is.
+    assert {page for page, data in jobs if data == "tiny"} == from_scores | {"54_datasets"}
+    file = metrics(root, "sagan", "smoke")
+    file.parent.mkdir(parents=True)
+    file.touch()
+    _, output = batch(PROJECT, root, "-n", "report", **config)
+    assert "51_qualitative on tiny" in output and "51_qualitative on kept" not in output
+
+
+def test_the_ratios_are_a_target_of_their_own(tmp_path, tiny):
+    code, output = batch(PROJECT, tmp_path / "root", "-n", "ratios", data=tiny)
+    assert code == 0, output
+    made = re.findall(r"Job \d+: (\w+) on tiny with (\d+) % abnormal in the mix", output)
+    assert len(made) == len(set(made)) == 4 * 6
+    assert {percent for _, percent in made} == {"0", "20", "40", "60", "80", "100"}
 
 
 def test_every_committed_notebook_is_in_the_batch():

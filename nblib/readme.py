@@ -1,0 +1,48 @@
+"""Puts the written tables and verdicts into README.md: nobody types a number.
+
+python -m nblib.readme
+"""
+
+import re
+
+import pandas as pd
+
+from nblib import report, verdicts
+from nblib.files import written_whole
+
+PAGE = report.PROJECT / "README.md"
+
+
+def filled(text: str) -> str:
+    """The page with its blocks made from `figures/<set>/<budget>/`.
+
+    `<!-- table SET BUDGET -->` ... `<!-- end -->` from results.csv, `<!-- verdict SET BUDGET -->`
+    ... `<!-- end -->` from verdict.csv.
+    """
+    return re.sub(r"<!-- (table|verdict) (\S+) (\S+) -->.*?<!-- end -->", _block, text, flags=re.S)
+
+
+def _block(match: re.Match) -> str:
+    what, data, budget = match.groups()
+    folder = report.PROJECT / "figures" / data / budget
+    if what == "table":
+        rows = report.for_print(pd.read_csv(folder / "results.csv"))
+        rows = rows[["method", "learns from", "seeds", "AUC", "sd of seeds", "AP"]]
+        inside = report.markdown(rows)
+    else:
+        inside = "\n".join(_listed(verdicts.sentences(pd.read_csv(folder / "verdict.csv"))))
+    return f"<!-- {what} {data} {budget} -->\n{inside}\n<!-- end -->"
+
+
+def _listed(lines: list[str]) -> list[str]:
+    """Questions as paragraphs, the sentences below each as a list."""
+    listed = []
+    for line in lines:
+        listed += ["", line, ""] if line.startswith("**") else [line.replace("`", "- `", 1)]
+    return listed
+
+
+if __name__ == "__main__":
+    page = filled(PAGE.read_text())
+    with written_whole(PAGE, "w") as file:
+        file.write(page)
