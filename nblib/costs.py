@@ -19,7 +19,7 @@ from nblib.methods import METHODS
 from nblib.methods.method import Method, detect_all
 from nblib.report import Result
 from nblib.runs import code_digest
-from nblib.training import best_device
+from nblib.training import best_device, best_precision, next_update
 
 
 def networks(method: str, *at: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
@@ -40,9 +40,9 @@ TURNS = 3
 def compared(*methods: str, budget: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
     """What methods cost at a budget, a row each: as `networks`, and the time of a training step.
 
-    The time is an average over a step of the critic alone and one of both, on noise; the methods
-    take turns, so that a busy machine slows all of them alike, and the fastest turn counts.
-    `relative`: to the first method's.
+    The time is an average over a step of the critic alone and one of both, on noise, in the
+    precision that a training here would take; the methods take turns, so that a busy machine slows
+    all of them alike, and the fastest turn counts. `relative`: to the first method's.
     """
     turns = {name: _turn(name, budget, size, channels) for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -197,7 +197,7 @@ def training_memory(method: Method, image: torch.Tensor, batch_size: int) -> int
     optimizers, batch = method.optimizers(), Batch(images, images, images)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         for step in (0, 1):
-            _take_step(method, optimizers, batch, step, before_gradient)
+            _take_step(method, optimizers, batch, step, before_gradient=before_gradient)
     return 16 * _trained(method) + batch_size * peak
 
 
@@ -267,6 +267,7 @@ def _training(method: Method, image: torch.Tensor) -> float:
 def _turn(name: str, budget: str, size: int, channels: int) -> Callable[[], float]:
     """A function that takes two steps of a method and gives the seconds that they took."""
     device = best_device()
+    precision = best_precision(device)
     method = METHODS[name](**budgets.arguments(name, budget, size, channels)).to(device).train()
     optimizers = method.optimizers()
     images = torch.rand((method.batch_size, channels, size, size), device=device) * 2 - 1
@@ -275,7 +276,7 @@ def _turn(name: str, budget: str, size: int, channels: int) -> Callable[[], floa
     def turn() -> float:
         began = time.perf_counter()
         for step in (0, 1):
-            _take_step(method, optimizers, batch, step)
+            _take_step(method, optimizers, batch, step, precision)
         if images.is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - began
@@ -288,9 +289,13 @@ def _take_step(
     optimizers: dict,
     batch: Batch,
     step: int,
+    precision: str = "fp32",
     before_gradient: Callable[[], None] = lambda: None,
 ) -> None:
-    for name, terms in method.updates(batch, step):
+    """What a step of `training.fit` computes."""
+    updates = method.updates(batch, step)
+    while (update := next_update(updates, batch.normal.device.type, precision)) is not None:
+        name, terms = update
         if name is not None:
             before_gradient()
             groups = optimizers[name].param_groups

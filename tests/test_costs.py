@@ -11,6 +11,7 @@ from nblib import budgets, costs
 from nblib.costs import Counter, networks, throughput
 from nblib.methods import METHODS
 from nblib.methods.method import Detection, Method
+from nblib.training import best_device, best_precision
 
 SCORING, TRAINING = "scoring an image, MFLOP", "training with an image, MFLOP"
 TRAINED = [name for name in METHODS if "steps" in budgets.arguments(name, "smoke")]
@@ -309,9 +310,10 @@ def test_compared_methods_stand_in_rows_with_their_time_relative_to_the_first(mo
 def test_a_turn_trains_two_steps_and_says_how_long_it_took(monkeypatch):
     taken = []
     original = costs._take_step
-    monkeypatch.setattr(costs, "_take_step", lambda *a: (taken.append(a[-1]), original(*a)))
+    monkeypatch.setattr(costs, "_take_step", lambda *a: (taken.append(a[-2:]), original(*a)))
     turn = costs._turn("sagan", "smoke", 64, 1)
-    assert 0 < turn() < 60 and taken == [0, 1]
+    precision = best_precision(best_device())  # what a training computes in
+    assert 0 < turn() < 60 and taken == [(0, precision), (1, precision)]
 
 
 def test_the_memory_of_a_training_step_is_four_numbers_a_parameter_and_what_autograd_keeps():
