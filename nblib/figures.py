@@ -433,7 +433,7 @@ def forest(table: pd.DataFrame, title: str) -> Figure:
     for y, row in zip(rows, table.itertuples(), strict=True):
         colour = COLOURS.get(row.method, "black")
         low, high = row.auc_low, row.auc_high
-        axes.plot([low, high], [y, y], color=colour, lw=2)
+        _bar(axes, low, high, y, colour)
         axes.plot(row.auc, y, MARKERS[row.uses], color=colour, ms=6, mec="black", mew=0.6)
     names = [f"{row.method}{' *' if row.reference else ''}" for row in table.itertuples()]
     if uses_mix.any() and not uses_mix.all():
@@ -456,13 +456,23 @@ ANSWERS = {
 }
 """Marker and its fill for each verdict."""
 
+ONE_SEED = ("+", "black")
+
+
+def _bar(axes, low: float, high: float, y: float, colour: str) -> None:
+    """An interval, with a rim so that light colours print."""
+    axes.plot([low, high], [y, y], color="black", lw=2.6, solid_capstyle="butt")
+    axes.plot([low, high], [y, y], color=colour, lw=1.9, solid_capstyle="butt")
+
 
 @_styled
 def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
     """Difference of AUC with its 95 % interval for each row of `verdicts.answers`, by question.
 
-    The margin is a band. With one seed there is no interval, only a cross.
+    The margin is a band. With one seed there is no interval, only a plus.
     """
+    if table.empty:
+        return _nothing(title)
     figure, axes = _figure(height=1.1 + 0.19 * (len(table) + 1.3 * table["question"].nunique()))
     axes = axes[0, 0]
     axes.axvspan(-margin, margin, color="#e4e4e4", lw=0)
@@ -471,22 +481,22 @@ def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
     left = np.nanmin([table["low"].min(), table["difference"].min(), -2 * margin])
     for question, rows in table.groupby("question", sort=False):
         y -= 1.3
-        axes.text(left, y + 0.95, question, fontsize=7.5, style="italic", va="top")
+        box = dict(fc="white", ec="none", pad=1)
+        axes.text(left, y + 0.95, question, fontsize=7.5, style="italic", va="top", bbox=box)
         for row in rows.itertuples():
-            marker, fill = ANSWERS[row.answer]
-            colour = COLOURS.get(row.method, "black")
-            axes.plot([row.low, row.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
-            edge = dict(mec="black", mew=0.9 if marker != "x" else 1.4)
+            marker, fill = ANSWERS[row.answer] if np.isfinite(row.low) else ONE_SEED
+            _bar(axes, row.low, row.high, y, COLOURS.get(row.method, "black"))
+            edge = dict(mec="black", mew=0.9 if marker not in "x+" else 1.4)
             axes.plot(row.difference, y, marker, ms=5, mfc=fill, **edge)
             places.append(y)
             names.append(f"{row.method} − {row.against}")
             y -= 1
-    axes.set(yticks=places, xlabel="difference of AUC, 95 % interval", title=title)
+    axes.set(yticks=places, xlabel="difference of AUC, 95 % interval (uncorrected)", title=title)
     axes.set_yticklabels(names, fontsize=7)
     axes.set_ylim(y + 0.4, 0)
-    for answer, (marker, fill) in ANSWERS.items():
+    for answer, (marker, fill) in (ANSWERS | {"one seed: cannot tell": ONE_SEED}).items():
         axes.plot([], [], marker, ms=5, mfc=fill, mec="black", label=answer)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7)
     return figure
 
 
@@ -554,7 +564,8 @@ def over_ratios(table: pd.DataFrame, title: str) -> Figure:
         for (method, rows), style in lines:
             colour = COLOURS.get(method, "black")
             cell.plot(rows["percent"], rows[name], style, ms=4, color=colour, label=method)
-        cell.axhline(0.5, color="black", lw=0.6)
+        chance = 0.5 if name == "auc" else table["abnormal"].iloc[0]
+        cell.axhline(chance, color="black", lw=0.6)
         cell.set(xlabel="abnormal among the unlabeled, %", ylabel=word)
     figure.suptitle(title)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -606,6 +617,9 @@ def cost(table: pd.DataFrame, title: str) -> Figure:
             cell.plot(
                 values, rows["auc"], marker, ls="", label=kind if len(rows) else None, **style
             )
+        for row in table[table["method"].isin(("sagan", "brainomaly"))].itertuples():
+            at = (max(getattr(row, name), 0.001), row.auc)
+            cell.annotate(row.method, at, (4, -9), textcoords="offset points", fontsize=6.5)
         cell.axhline(0.5, color="black", lw=0.6, ls=":")
         cell.set(xscale="log", xlabel=word, ylabel="AUC")
     figure.suptitle(title)
@@ -615,11 +629,12 @@ def cost(table: pd.DataFrame, title: str) -> Figure:
 
 
 def told_apart(runs: list[Run]) -> dict[str, int]:
-    """Positions in the test part of seven images, by what all of some runs say together.
+    """Positions in the test part of six or seven images, by what all of some runs say together.
 
     The mean percentile of an image over the runs ranks it. Of the normal and of the abnormal ones
-    the best (told right most clearly), the median and the worst; and the abnormal image that even
-    the run which ranks it highest ranks lowest: the nearest to "all models are wrong".
+    the best (told right most clearly), the median and the worst; and the abnormal image that is
+    missed most, which even the run that ranks it highest ranks lowest: the nearest to "all models
+    are wrong".
     """
     tests = [run.scores[run.scores["part"] == "test"].reset_index(drop=True) for run in runs]
     ranks = np.array([test["score"].rank(pct=True) for test in tests])
@@ -631,7 +646,9 @@ def told_apart(runs: list[Run]) -> dict[str, int]:
         places = {"best": 0, "median": len(order) // 2, "worst": -1}
         found |= {f"{word}, {name}": int(order[place]) for name, place in places.items()}
     ill = np.flatnonzero(labels == 1)
-    found["all wrong"] = int(ill[ranks.max(0)[ill].argmin()])
+    found["missed most"] = int(ill[ranks.max(0)[ill].argmin()])
+    if found["missed most"] == found["abnormal, worst"]:
+        del found["abnormal, worst"]
     return found
 
 
@@ -642,7 +659,7 @@ def through_models(
     """Named test images and the heat maps of several runs: a row an image, a column a run.
 
     Each run has a colour scale of its own, from its held-out normals. Under a map stands the
-    percentile of its score among them; bold where the threshold for 95 % specificity is passed.
+    percentile of its score among them; framed where the threshold for 95 % specificity is passed.
     """
     rows, columns = len(chosen), len(runs) + 1
     figure, axes = _figure(rows, columns, height=0.5 + rows * WIDTH / columns * 1.2)
@@ -706,8 +723,9 @@ def _percentile(axes, run: Run, i: int) -> None:
     cut = run.metrics["threshold"]
     above = cut is not None and test["score"] > cut
     if np.isfinite(test["percentile"]):
-        weight = "bold" if above else "normal"
-        axes.set_xlabel(f"{test['percentile']:.0f}", fontsize=7, labelpad=1, weight=weight)
+        axes.set_xlabel(f"{test['percentile']:.0f}", fontsize=7, labelpad=1)
+    if above:
+        axes.spines[:].set(visible=True, color=ABNORMAL, linewidth=1.5)
 
 
 def _name_columns(line, runs: list[Run]) -> None:

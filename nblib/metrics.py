@@ -148,8 +148,8 @@ def detection(scores: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, flo
     return found | decided | dict(zip(intervals, ranges, strict=True))
 
 
-LEVELS = 1 - np.geomspace(1, 1e-5, 800)
-"""Thresholds of curves over pixels, as shares of all pixels that lie below; dense at the top."""
+LEVELS = 800
+"""Thresholds of curves over pixels, dense at the top: the highest is passed by one pixel."""
 
 PRO_LIMIT = 0.3
 """PRO is averaged up to this share of false positive pixels."""
@@ -170,11 +170,13 @@ def localisation(
     pro: per-region overlap (Bergmann et al. 2019): the share of a lesion that lies above a
     threshold, averaged over lesions (connected regions) and over the shares 0 to 0.3 of false
     positive pixels; by chance 0.15.
-    pointing: share of images with a lesion whose largest map value lies in it; by chance the mean
+    pointing: share of images with a lesion whose largest map value (or a part of several) lies in
+    it; by chance the mean
     share of the image that the lesion takes.
 
-    Each with a 95 % interval, over resampled patients; of pointing the exact binomial one, since
-    with no hit, or only hits, resampling would see no doubt. Nothing where no image has a lesion.
+    Each with a 95 % interval, over resampled patients; of pointing the exact binomial one of as
+    many trials as patients, since with no hit, or only hits, resampling would see no doubt.
+    Nothing where no image has a lesion.
     """
     maps, masks, patients = maps[annotated], masks[annotated], patients[annotated]
     ill = masks.any((1, 2))
@@ -189,10 +191,13 @@ def localisation(
         found[f"{name}_interval"] = interval(values)
     share = float(masks.mean())
     of_ill = masks[ill].reshape(ill.sum(), -1)
-    hits = of_ill[np.arange(len(of_ill)), maps[ill].reshape(len(of_ill), -1).argmax(1)]
-    between = binomtest(int(hits.sum()), len(hits)).proportion_ci()
+    flat = maps[ill].reshape(len(of_ill), -1)
+    highest = flat == flat.max(1, keepdims=True)
+    pointing = float(((highest & of_ill).sum(1) / highest.sum(1)).mean())
+    trials = len(np.unique(patients[ill]))
+    between = binomtest(round(pointing * trials), trials).proportion_ci()
     return found | {
-        "pointing": float(hits.mean()),
+        "pointing": pointing,
         "pointing_interval": [float(between.low), float(between.high)],
         "pixel_ap_chance": share,
         "dice_chance": 2 * share / (1 + share),
@@ -209,7 +214,7 @@ def _pixel_counts(maps: np.ndarray, masks: np.ndarray):
     Returns false and true ones (n, levels), the share above of each region (regions, levels),
     and the image of each region.
     """
-    cuts = np.quantile(maps, LEVELS)[::-1]
+    cuts = np.quantile(maps, 1 - np.geomspace(1, 1 / maps.size, LEVELS))[::-1]
 
     def above(values: np.ndarray) -> np.ndarray:
         return len(values) - np.searchsorted(np.sort(values), cuts, side="left")

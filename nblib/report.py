@@ -4,7 +4,7 @@ A table holds one set and one budget. AUC, AP, thresholds and intervals are made
 scores of every image: those of `data/runs`, or those kept in `data/scores` and committed.
 Localisation and cost come from each run's metrics.json.
 
-    python -m nblib.report keep SET BUDGET      copies the scores of finished runs to data/scores
+    python -m nblib.report keep SETS BUDGET     copies the scores of finished runs to data/scores
 """
 
 import contextlib
@@ -77,13 +77,15 @@ def of(run: Run) -> Result:
     return Result(run.config, run.metrics, run.scores, checkpoints(run), run)
 
 
-def collect(data: str, budget: str, variants: str = "base") -> list[Result]:
+def collect(data: str | Path, budget: str, variants: str = "base") -> list[Result]:
     """The finished runs of a set at a budget, in the order of METHODS, then by variant and seed.
 
-    variants: the base runs, or those whose variant matches a pattern such as 'ratio*'. A run of
-    `data/runs` takes precedence over its kept scores in `data/scores`. Raises FileNotFoundError,
-    naming the command that makes them, where there is none.
+    data: the set's name, or the path of its folder. variants: the base runs, or those whose
+    variant matches a pattern such as 'ratio*'. A run of `data/runs` takes precedence over its kept
+    scores in `data/scores`. Raises FileNotFoundError, naming the command that makes them, where
+    there is none.
     """
+    data = Path(data).name
     found: dict[tuple[str, str, int], Result] = {}
     for file in sorted(_scores_folder(data, budget).glob(f"*/{_stem(variants, '*')}.json")):
         record = json.loads(file.read_text())
@@ -272,17 +274,18 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
 
 def shortcut_warning(rows: pd.DataFrame, data: str) -> list[str]:
     """A sentence where a shortcut of the set, as kept, reaches what methods reach; else none."""
-    found = shortcuts.kept(data)
+    found, chance = shortcuts.kept(data)
     learned = rows[rows["uses"] != "nothing"]
     if not found or not len(learned):
         return []
     name, area = max(found.items(), key=lambda item: item[1])
     reached = int((learned["auc_low"] <= area).sum())
-    if not reached:
+    if not reached or area <= chance:
         return []
     return [
-        f"Shortcut: {name} alone reaches AUC {area:.2f} here (its better direction, found with "
-        f"test labels); of the {len(learned)} methods that learn, {reached} are not clearly above."
+        f"Shortcut: {name} alone reaches AUC {area:.2f} here (found with test labels; by chance "
+        f"the best of as many numbers stays below {chance:.2f}). Of the {len(learned)} methods "
+        f"that learn, {reached} are not clearly above."
     ]
 
 
@@ -349,10 +352,16 @@ def save(
     config = results[0].config
     stem = root() / "figures" / config["set"] / config["budget"] / name
     latex = printed.style.hide(axis="index").format(escape="latex")
+    latex = latex.format_index(escape="latex", axis=1)
+    words = re.sub(r"([%_&#$])", r"\\\1", caption)
+    # As wide as the page, however many columns.
+    tex = latex.to_latex(hrules=True, caption=words)
+    tex = tex.replace(r"\begin{tabular}", r"\resizebox{\textwidth}{!}{\begin{tabular}")
+    tex = tex.replace(r"\end{tabular}", r"\end{tabular}}")
     files = {
         ".csv": rows.to_csv(index=False, float_format="%.6g"),
         ".md": "\n\n".join(filter(None, (markdown(printed), caption, below))) + "\n",
-        ".tex": latex.to_latex(hrules=True, caption=re.sub(r"([%_&#$])", r"\\\1", caption)),
+        ".tex": tex,
     }
     for suffix, text in files.items():
         with written_whole(stem.with_suffix(suffix), "w") as file:
@@ -367,7 +376,7 @@ def localisation(results: list[Result]) -> pd.DataFrame:
     of the values and of their 95 % intervals. Empty for a set without masks and boxes.
     """
     names = LOCALISATION_WORDS
-    rows = []
+    rows, mapped = [], [r.metrics for r in results if "pro_interval" in r.metrics]
     for method in dict.fromkeys(result.config["method"] for result in results):
         own = [r.metrics for r in results if r.config["method"] == method]
         if any("pro_interval" not in found for found in own):
@@ -378,7 +387,7 @@ def localisation(results: list[Result]) -> pd.DataFrame:
             row |= {name: _mean(own, name), f"{name}_low": low, f"{name}_high": high}
         rows.append(row)
     if rows:
-        chance = {name: _mean(own, f"{name}_chance") for name in names}
+        chance = {name: _mean(mapped, f"{name}_chance") for name in names}
         rows.insert(0, {"method": "chance"} | chance)
     return pd.DataFrame(rows)
 
@@ -687,7 +696,8 @@ def model_choice(results: list[Result]) -> pd.DataFrame:
         chosen = {"last": at["auc"].iloc[-1], "aucp": at["auc"][at["aucp"].idxmax()]}
         row = {"method": result.config["method"], "seed": result.config["seed"]} | chosen
         rows.append(row | {"oracle": at["auc"].max(), "flattery": at["auc"].max() - row["last"]})
-    return pd.DataFrame(rows)
+    columns = ["method", "seed", "last", "aucp", "oracle", "flattery"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def keep(data: str, budget: str) -> list[Path]:
@@ -696,7 +706,7 @@ def keep(data: str, budget: str) -> list[Path]:
     Scores of every image, config, metrics, AUC at each checkpoint; of the base runs and of those
     at other anomaly ratios; and the scores of moved images, see `robustness`.
     """
-    files = []
+    data, files = Path(data).name, []
     for result in [r for r in _all(data, budget) if r.run]:
         method, variant, seed = _key(result.config)
         stem = _scores_folder(data, budget) / method / _stem(variant, seed)
@@ -710,6 +720,11 @@ def keep(data: str, budget: str) -> list[Path]:
         files.append(_scores_folder(data, budget) / f"{file.name}.gz")
         _write_scores(files[-1], read_scores(file))
     return files
+
+
+def or_words(table: pd.DataFrame, words: str) -> pd.DataFrame:
+    """The table, or where it is empty why."""
+    return table if len(table) else pd.DataFrame({"": [words]}).set_index("")
 
 
 def _all(data: str, budget: str) -> list[Result]:
@@ -755,4 +770,5 @@ def _order(method: str) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] != ["keep"] or len(sys.argv) != 4:
         sys.exit(__doc__)
-    print(*keep(*sys.argv[2:]), sep="\n")
+    for data in sys.argv[2].split(","):
+        print(*keep(data, sys.argv[3]), sep="\n")

@@ -127,6 +127,7 @@ def moved(data: str, budget: str) -> pd.DataFrame:
     auc: as they are; a column a way with the change of AUC, and one, 'rank ...', with Spearman's
     correlation of the scores with those of the images as they are. Empty where nothing was scored.
     """
+    data = Path(data).name
     kept = sorted((root() / "data" / "scores" / data / budget).glob("moved-seed*.csv.gz"))
     fresh = sorted(report.moved_file(data, budget, 0).parent.glob("moved-seed*.csv"))
     files = {file.name.removesuffix(".gz"): file for file in (*kept, *fresh)}
@@ -193,9 +194,12 @@ def by_lesion(results: list[Result], data: str | Path) -> pd.DataFrame:
         return pd.DataFrame()
     lesions = labels.lesions.set_index("image").reindex(dataset.test.names)
     ill = labels.test == 1
-    third = pd.qcut(lesions["area"][ill], 3, labels=["small", "middle", "large"])
+    third = pd.qcut(
+        lesions["area"][ill].rank(method="first"), 3, labels=["small", "middle", "large"]
+    )
     groups = {
-        kind: (lesions["kind"] == kind).to_numpy() for kind in sorted(set(lesions["kind"][ill]))
+        kind: (lesions["kind"] == kind).to_numpy()
+        for kind in sorted(set(lesions["kind"][ill].dropna()))
     }
     groups |= {
         name: lesions.index.isin(third.index[third == name]) for name in third.cat.categories
@@ -237,7 +241,8 @@ def run_ratio(data: str, budget: str, method: str, percent: int, seed: int) -> R
 def ratios(data: str, budget: str) -> pd.DataFrame:
     """AUC and AP at each anomaly ratio of the unlabeled mix: method, percent, seeds, auc, ap.
 
-    Empty where no such run is finished.
+    abnormal: their share in the test part, which is the AP of chance. Empty where no such run is
+    finished.
     """
     try:
         results = report.collect(data, budget, "ratio*")
@@ -254,6 +259,7 @@ def ratios(data: str, budget: str) -> pd.DataFrame:
                 "percent": int(result.config["variant"].removeprefix("ratio")),
                 "auc": metrics.auc(scores[normal], scores[~normal]),
                 "ap": average_precision_score(~normal, scores),
+                "abnormal": (~normal).mean(),
             }
         )
     found = pd.DataFrame(rows).groupby(["method", "percent"], sort=False)

@@ -21,6 +21,8 @@ from nblib import metrics
 from nblib.datasets import Dataset, Labels
 from nblib.files import root, write_json
 
+FOLDS, LOTS = 5, 200
+
 RIM = 0.05
 """Width of the rim of an image, as a share of its side."""
 
@@ -47,12 +49,14 @@ STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """Of grey images (n, H, W), 0 to 255 -> (n,)."""
 
 
-def check(dataset: Dataset, labels: Labels) -> dict[str, float]:
+def check(dataset: Dataset, labels: Labels) -> tuple[dict[str, float], float]:
     """AUC on the test part, in the better direction, of each statistic and of metadata alone.
+
+    And what the best of the statistics stays below in 95 % of cases when labels are drawn by lot.
 
     'width', 'height': of the files. 'metadata (columns)': a logistic regression on the columns of
     metadata.csv beside image and patient, fitted to test labels and judged on patients that it
-    did not see (5 folds); left out where there are none.
+    did not see (5 folds); left out where there are none, or too few patients.
     """
     grey = dataset.test.images.astype(np.float64).mean(1)
     values = {name: of(grey) for name, of in STATISTICS.items()}
@@ -60,14 +64,24 @@ def check(dataset: Dataset, labels: Labels) -> dict[str, float]:
         zip(("width of the file", "height of the file"), dataset.test.sizes.T, strict=True)
     )
     normal = labels.test == 0
-    areas = {name: metrics.auc(v[normal], v[~normal]) for name, v in values.items()}
-    found = {name: max(area, 1 - area) for name, area in areas.items()}
-    known = metadata(dataset)
-    if known.shape[1]:
+    found = {name: _either_way(v, normal) for name, v in values.items()}
+    random = np.random.default_rng(0)
+    by_lot = []
+    for _ in range(LOTS):
+        lot = random.permutation(normal)
+        by_lot.append(max(_either_way(v, lot) for v in values.values()))
+    known, patients = metadata(dataset), dataset.test.patients
+    fewest = min(len(set(patients[normal])), len(set(patients[~normal])))
+    if known.shape[1] and fewest >= FOLDS:
         scores = _by_metadata(known, labels.test, dataset.test.patients)
         name = f"metadata ({', '.join(known)})"
         found[name] = metrics.auc(scores[normal], scores[~normal])
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    return dict(sorted(found.items(), key=lambda item: -item[1])), float(np.quantile(by_lot, 0.95))
+
+
+def _either_way(values: np.ndarray, normal: np.ndarray) -> float:
+    area = metrics.auc(values[normal], values[~normal])
+    return max(area, 1 - area)
 
 
 def metadata(dataset: Dataset) -> pd.DataFrame:
@@ -96,22 +110,25 @@ def _by_metadata(known: pd.DataFrame, labels: np.ndarray, patients: np.ndarray) 
         (OneHotEncoder(handle_unknown="ignore"), words),
     )
     model = make_pipeline(columns, LogisticRegression(max_iter=1000))
-    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     known = known.astype(dict.fromkeys(words, str))
     return cross_val_predict(
         model, known, labels, groups=patients, cv=folds, method="predict_proba"
     )[:, 1]
 
 
-def keep(name: str, found: dict[str, float]) -> None:
+def keep(name: str, found: dict[str, float], chance: float) -> None:
     """Write what `check` found to data/scores/<set>/shortcuts.json, for captions of tables."""
-    write_json(_file(name), {k: round(v, 4) for k, v in found.items()})
+    areas = {k: round(v, 4) for k, v in found.items()}
+    write_json(_file(name), {"auc": areas, "by_lot_95": round(chance, 4)})
 
 
-def kept(name: str) -> dict[str, float]:
+def kept(name: str) -> tuple[dict[str, float], float]:
     """What was kept of a set; empty where nothing was."""
-    file = _file(name)
-    return json.loads(file.read_text()) if file.exists() else {}
+    if not _file(name).exists():
+        return {}, 1.0
+    written = json.loads(_file(name).read_text())
+    return written["auc"], written["by_lot_95"]
 
 
 def _file(name: str) -> Path:

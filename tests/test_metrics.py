@@ -348,6 +348,28 @@ def test_pointing_of_random_maps_is_at_its_chance_level(seed):
     assert abs(found["dice"] - found["dice_chance"]) < 0.05
 
 
+def test_a_flat_map_points_nowhere_and_few_pixels_are_still_found():
+    masks = np.zeros((6, 10, 10), bool)
+    masks[:, :2, :2] = True
+    flat = metrics.localisation(np.ones(masks.shape), masks, np.full(6, True), np.arange(6))
+    assert np.isclose(flat["pointing"], flat["pointing_chance"])
+    masks = np.zeros((100, 64, 64), bool)
+    masks[:4, 5, 5] = True
+    random = np.random.default_rng(0)
+    maps = random.random(masks.shape) + masks
+    found = metrics.localisation(maps, masks, np.full(100, True), np.arange(100), resamples=10)
+    assert found["dice"] > 0.95 and found["pixel_ap_interval"][0] > 0.95
+
+
+def test_the_interval_of_pointing_counts_patients_not_images():
+    masks = np.zeros((40, 4, 4), bool)
+    masks[:, 0, 0] = True
+    maps, everywhere = masks.astype(float), np.full(40, True)
+    many = metrics.localisation(maps, masks, everywhere, np.arange(40), resamples=10)
+    few = metrics.localisation(maps, masks, everywhere, np.arange(40) // 8, resamples=10)
+    assert many["pointing_interval"][0] > 0.9 > 0.6 > few["pointing_interval"][0]
+
+
 def lesions_and_maps(n=12, side=16, seed=0):
     """Maps that are higher in lesions, of which some images have none, some one, some two."""
     random = np.random.default_rng(seed)

@@ -79,6 +79,27 @@ def test_the_table_is_written_three_times_with_a_record_of_its_runs(results, pro
     assert "known_against_unlabeled *" in words and "seeds 0, 1" in words
 
 
+def test_latex_escapes_the_names_of_columns_too_and_fits_the_page(make_set, project_root):
+    dataset = datasets.load(make_set("more", {"train/0": 60, "test/0": 20, "test/1": 20}))
+    report.write([report.of(runs.run("mean_image", dataset, "smoke"))])
+    latex = (project_root / "figures" / "more" / "smoke" / "results.tex").read_text()
+    assert r"sensitivity at 90 \%" in latex and "%" not in latex.replace(r"\%", "")
+    assert latex.count(r"\resizebox{\textwidth}{!}{\begin{tabular}") == 1
+    assert latex.count("{") == latex.count("}")
+
+
+def test_a_set_is_collected_by_the_path_of_its_folder_too(results, tmp_path):
+    data = results[0].config["set"]
+    again = report.collect(tmp_path / "anywhere" / data, "smoke")
+    assert [r.config for r in again] == [r.config for r in results]
+
+
+def test_what_is_empty_says_why():
+    table = pd.DataFrame({"a": [1]})
+    assert report.or_words(table, "why") is table
+    assert report.or_words(table.iloc[:0], "why").index.tolist() == ["why"]
+
+
 def test_what_is_missing_is_named_with_the_command_that_makes_it(project_root):
     with pytest.raises(FileNotFoundError, match="make figures DATA=nowhere BUDGET=quick"):
         report.collect("nowhere", "quick")
@@ -247,7 +268,8 @@ def test_decisions_of_the_table_are_means_over_the_seeds_of_scikit_learns_number
 def test_localisation_stands_below_chance_and_says_how_little_it_is_of(make_set, project_root):
     boxes = [(f"test_1_{i}.png", 2, 2, 4, 4) for i in range(3)]
     dataset = datasets.load(make_set("boxed", size=16, boxes=boxes))
-    found = [report.of(runs.run(m, dataset, "smoke")) for m in ("mean_intensity", "mean_image")]
+    names = ("mean_intensity", "mean_image", "known_against_unlabeled")  # one gives maps
+    found = [report.of(runs.run(name, dataset, "smoke")) for name in names]
     rows = report.localisation(found)
     assert list(rows["method"]) == ["chance", "mean_image"]
     metrics = found[1].metrics
