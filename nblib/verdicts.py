@@ -475,9 +475,8 @@ def for_print(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def caption(table: pd.DataFrame, results: list[Result], margin: float = MARGIN) -> str:
+def caption(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
     """What the numbers of `answers` are, in words."""
-    config = results[0].config
     done = table.groupby("family")["p"].count()
     counts = ", ".join(
         f"{n} in '{name}', {done.get(name, 0)} tested" for name, n in FAMILIES.items()
@@ -494,7 +493,7 @@ def caption(table: pd.DataFrame, results: list[Result], margin: float = MARGIN) 
     ]
     if config["set"] == "phantom":
         words.append("phantom is drawn by this project: no verdict is drawn from it.")
-    return " ".join(words + report.shortcut_warning(report.table(results), config["set"]))
+    return " ".join(words)
 
 
 def write(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
@@ -506,5 +505,12 @@ def write(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
     if table.empty:
         raise ValueError("No two methods that a question compares have finished runs.")
     below = "\n\n".join(sentences(table))
-    report.save(table, for_print(table), caption(table, results, margin), results, "verdict", below)
+    report.save(
+        table,
+        for_print(table),
+        caption(table, results[0].config, margin),
+        results,
+        "verdict",
+        below,
+    )
     return table

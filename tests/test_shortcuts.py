@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from nblib import datasets, report, runs, shortcuts
+from nblib import costs, datasets, report, runs, shortcuts
 
 COUNTS = {"test/0": 40, "test/1": 40}
 
@@ -89,18 +89,30 @@ def test_within_groups_a_score_that_only_tells_groups_apart_is_at_chance():
     assert alone["auc"].isna().all()
 
 
-def test_a_table_of_a_set_with_a_shortcut_says_so_and_one_without_does_not(folder):
+def test_every_table_of_a_set_with_a_shortcut_says_so_and_of_one_without_does_not(
+    folder, project_root
+):
     dataset = datasets.load(folder, 16)
     runs.run("pca16", dataset, "smoke")
+    runs.run("mean_intensity", dataset, "smoke")
     results = report.collect("dark", "smoke")
-    rows = report.table(results)
-    assert "Shortcut" not in report.caption(results, rows)
+
+    def written():
+        report.write(results)
+        costs.write(results)
+        stems = (project_root / "figures" / "dark" / "smoke" / name for name in ("results", "cost"))
+        texts = [stem.with_suffix(s).read_text() for stem in stems for s in (".md", ".tex")]
+        return ["Shortcut" in text for text in texts]
+
+    assert not any(written())
     shortcuts.keep("dark", checked(folder), 0.6)
-    assert "alone reaches AUC 1.00" in report.caption(results, rows)
-    assert "Of the 1 methods that learn, 1 are not clearly above" in report.caption(results, rows)
+    assert all(written())
+    (words,) = report.shortcut_warning(results)
+    assert "alone reaches AUC 1.00" in words
+    assert "Of the 1 methods that learn, 1 are not clearly above" in words
     for found, chance in (({"mean": 0.0001}, 0), ({"mean": 0.8}, 0.85)):
         shortcuts.keep("dark", found, chance)
-        assert "Shortcut" not in report.caption(results, rows)
+        assert report.shortcut_warning(results) == []
 
 
 def test_the_best_of_noise_stays_below_what_lots_reach_in_19_of_20_sets(make_set):
