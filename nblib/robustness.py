@@ -156,8 +156,12 @@ def write_moved(results: list[Result]) -> pd.DataFrame:
     rows = moved(config["set"], config["budget"])
     if rows.empty:
         return rows
-    printed = rows.drop(columns=["seeds"]).rename(columns={"auc": "AUC as it is"})
-    printed = printed.map(lambda v: v if isinstance(v, str) else "" if pd.isna(v) else f"{v:+.3f}")
+    printed = pd.DataFrame(
+        {"method": rows["method"], "AUC as it is": rows["auc"].map("{:.3f}".format)}
+    )
+    for name in rows.columns[3:]:
+        form = "{:.2f}" if name.startswith("rank") else "{:+.3f}"
+        printed[name] = ["" if pd.isna(value) else form.format(value) for value in rows[name]]
     words = (
         f"Set {config['set']}, budget {config['budget']}. Test images shifted by pixels to a side "
         "drawn for each, turned by degrees, or read at another size: change of AUC, and (rank) "
