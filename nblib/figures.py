@@ -8,6 +8,7 @@ Whatever shows the drawn set says "phantom".
 import functools
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -116,15 +117,16 @@ def _figure(rows: int = 1, columns: int = 1, height: float = 2.4):
 
 
 def save(
-    figure: Figure, data: str, budget: str, name: str, record: dict, caption: str = ""
+    figure: Figure, data: str | Path, budget: str, name: str, record: dict, caption: str = ""
 ) -> None:
-    """Write `figures/<data>/<budget>/<name>` as .pdf and .png.
+    """Write `figures/<set>/<budget>/<name>` as .pdf and .png.
 
-    Beside them `record` as .json, and the caption as .txt. A figure of nothing is not written.
+    data: the set's name, or the path of its folder. Beside them `record` as .json, and the caption
+    as .txt. A figure of nothing is not written.
     """
     if figure.get_label() == "nothing":
         return
-    stem = root() / "figures" / data / budget / name
+    stem = root() / "figures" / Path(data).name / budget / name
     for kind in ("pdf", "png"):
         # No time of making: the same runs give the same bytes.
         metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
@@ -136,8 +138,9 @@ def save(
     write_json(stem.with_suffix(".json"), record)
 
 
-def shown(data: str) -> str:
-    """How a set is called in a title: the drawn one says so."""
+def shown(data: str | Path) -> str:
+    """How a set, by name or path, is called in a title: the drawn one says so."""
+    data = Path(data).name
     return "phantom (drawn, no patients)" if data == "phantom" else data
 
 

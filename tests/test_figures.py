@@ -61,6 +61,17 @@ def test_a_figure_is_written_as_vector_and_picture_with_its_record(shown, projec
     assert (folder / "scores.pdf").read_bytes() == first
 
 
+def test_a_set_given_by_its_path_gets_its_figures_in_the_project_not_in_its_folder(
+    shown, project_root
+):
+    dataset, _, run = shown
+    before = sorted(dataset.folder.rglob("*"))
+    figures.save(figures.histogram(run), str(dataset.folder), "smoke", "scores", {"runs": []})
+    assert sorted(dataset.folder.rglob("*")) == before
+    assert (project_root / "figures" / dataset.folder.name / "smoke" / "scores.pdf").exists()
+    assert figures.shown("/some/where/phantom") == figures.shown("phantom")
+
+
 def test_drawing_leaves_the_users_own_style_alone(shown):
     import matplotlib.pyplot as plt
 
