@@ -201,8 +201,10 @@ def delong(
     # Of each patient: how far its images' placement values lie from the mean, summed; x: abnormal.
     deviations = []
     for scores in (one, other):
-        placed = np.where(abnormal, _placement(scores, scores[normal]),
-                          1 - _placement(scores, scores[abnormal]))  # fmt: skip
+        # A placement value is a percentile among the images of the other kind.
+        among_normal = metrics.percentile(scores, scores[normal]) / 100
+        among_abnormal = metrics.percentile(scores, scores[abnormal]) / 100
+        placed = np.where(abnormal, among_normal, 1 - among_abnormal)
         area = placed[abnormal].mean()
         far = placed - area
         x = np.bincount(patient, far * abnormal, len(ids))
@@ -217,13 +219,6 @@ def delong(
     error = float(np.sqrt(max(variance, 0)))
     p = float(2 * stats.norm.sf(abs(a - b) / error)) if error else float(a == b)
     return float(a - b), error, p
-
-
-def _placement(scores: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """The share of `among` below each score; ties count half."""
-    ordered = np.sort(among)
-    below, upto = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
-    return (below + upto) / (2 * len(ordered))
 
 
 def holm(p: np.ndarray, family: int) -> np.ndarray:
@@ -281,10 +276,9 @@ def needed(found: Difference, tests: int = 1, margin: float = MARGIN) -> Needed 
     def power(patients: float, seeds: int) -> tuple[float, float]:
         return _power(found, patients, seeds, tests, margin)
 
-    n, k = found.patients, max(found.seeds)
-    own = k if found.seeds[0] == found.seeds[1] else min(found.seeds)
+    n, own = found.patients, min(found.seeds)
     patients = _smallest(lambda count: max(power(count, own)) >= POWER, n + 1, MOST[0])
-    seeds = _smallest(lambda count: max(power(n, count)) >= POWER, min(found.seeds) + 1, MOST[1])
+    seeds = _smallest(lambda count: max(power(n, count)) >= POWER, own + 1, MOST[1])
     both = None
     least = _smallest(lambda count: max(power(np.inf, count)) >= POWER, 2, MOST[1])
     if least:

@@ -125,26 +125,25 @@ def test_published_numbers_name_their_source_and_thesis_table_has_eleven_rows():
     assert sorted(row["percent"]) == [92.21, 92.45]
 
 
-@pytest.mark.parametrize("table", sorted((PROJECT / "figures").glob("*/*/results.csv")), ids=str)
-def test_a_committed_table_follows_from_committed_scores(table, monkeypatch):
-    """Without a run on the disk, the table is made again from the scores that were kept."""
+def from_kept_scores(table, monkeypatch):
+    """What a committed table was made of, from the scores that were kept, without any run."""
     data, budget = table.parts[-3:-1]
     if not (PROJECT / "data" / "scores" / data / budget).exists():
         pytest.skip(f"the table of {data} is made on this machine, not committed")
     monkeypatch.setattr(report, "_runs_folder", lambda *_: Path("/nowhere"), raising=True)
     monkeypatch.setenv("NBLIB_ROOT", str(PROJECT))
-    again = report.table(report.collect(data, budget))
+    return report.collect(data, budget)
+
+
+@pytest.mark.parametrize("table", sorted((PROJECT / "figures").glob("*/*/results.csv")), ids=str)
+def test_a_committed_table_follows_from_committed_scores(table, monkeypatch):
+    again = report.table(from_kept_scores(table, monkeypatch))
     pd.testing.assert_frame_equal(again, pd.read_csv(table), rtol=1e-5, check_dtype=False)
 
 
 @pytest.mark.parametrize("table", sorted((PROJECT / "figures").glob("*/*/verdict.csv")), ids=str)
 def test_a_committed_verdict_follows_from_committed_scores(table, monkeypatch):
-    data, budget = table.parts[-3:-1]
-    if not (PROJECT / "data" / "scores" / data / budget).exists():
-        pytest.skip(f"the verdict of {data} is made on this machine, not committed")
-    monkeypatch.setattr(report, "_runs_folder", lambda *_: Path("/nowhere"), raising=True)
-    monkeypatch.setenv("NBLIB_ROOT", str(PROJECT))
-    again = verdicts.answers(report.collect(data, budget)).replace("", np.nan)
+    again = verdicts.answers(from_kept_scores(table, monkeypatch)).replace("", np.nan)
     pd.testing.assert_frame_equal(again, pd.read_csv(table), rtol=1e-4, check_dtype=False)
 
 
