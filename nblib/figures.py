@@ -356,8 +356,7 @@ def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) ->
         line[0].set_ylabel(name)
         for cell, image, i in zip(line, images, chosen, strict=True):
             if name == "heat map":
-                shade = cell.imshow(image, cmap="viridis", vmin=0, vmax=map_limit(run))
-                cell.set(xticks=[], yticks=[])
+                shade = _heat(cell, image, map_limit(run))
             else:
                 _image(cell, image)
             if labels.masks is not None and name != "restored":
@@ -715,10 +714,10 @@ def one_through_models(
     return figure
 
 
-def _heat(axes, values: np.ndarray, limit: float) -> None:
-    axes.imshow(values, cmap="viridis", vmin=0, vmax=limit)
+def _heat(axes, values: np.ndarray, limit: float):
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+    return axes.imshow(values, cmap="viridis", vmin=0, vmax=limit)
 
 
 def _percentile(axes, run: Run, i: int) -> None:

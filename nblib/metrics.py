@@ -170,9 +170,8 @@ def localisation(
     pro: per-region overlap (Bergmann et al. 2019): the share of a lesion that lies above a
     threshold, averaged over lesions (connected regions) and over the shares 0 to 0.3 of false
     positive pixels; by chance 0.15.
-    pointing: share of images with a lesion whose largest map value (or a part of several) lies in
-    it; by chance the mean
-    share of the image that the lesion takes.
+    pointing: share of images with a lesion that `pointing_hits` finds; by chance the mean share of
+    the image that the lesion takes.
 
     Each with a 95 % interval, over resampled patients; of pointing the exact binomial one of as
     many trials as patients, since with no hit, or only hits, resampling would see no doubt.
@@ -190,10 +189,7 @@ def localisation(
     for name, values in _over_pixels(*counts, weights).items():
         found[f"{name}_interval"] = interval(values)
     share = float(masks.mean())
-    of_ill = masks[ill].reshape(ill.sum(), -1)
-    flat = maps[ill].reshape(len(of_ill), -1)
-    highest = flat == flat.max(1, keepdims=True)
-    pointing = float(((highest & of_ill).sum(1) / highest.sum(1)).mean())
+    pointing = float(pointing_hits(maps[ill], masks[ill]).mean())
     trials = len(np.unique(patients[ill]))
     between = binomtest(round(pointing * trials), trials).proportion_ci()
     return found | {
@@ -202,10 +198,16 @@ def localisation(
         "pixel_ap_chance": share,
         "dice_chance": 2 * share / (1 + share),
         "pro_chance": PRO_LIMIT / 2,
-        "pointing_chance": float(of_ill.mean()),
+        "pointing_chance": float(masks[ill].mean()),
         "images_with_lesion": int(ill.sum()),
         "images_without": int((~ill).sum()),
     }
+
+
+def pointing_hits(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Whether the largest value of each map (n, H, W) lies in its mask; of several, their share."""
+    highest = maps == maps.max((1, 2), keepdims=True)
+    return (highest & masks).sum((1, 2)) / highest.sum((1, 2))
 
 
 def _pixel_counts(maps: np.ndarray, masks: np.ndarray):

@@ -214,13 +214,12 @@ def by_lesion(results: list[Result], data: str | Path) -> pd.DataFrame:
         scores = test.loc[dataset.test.names].to_numpy()
         row = {("", "method"): result.config["method"]}
         maps = result.run.maps.get("test_map") if result.run else None
-        if maps is not None and labels.masks is not None:
-            at = maps.reshape(len(maps), -1).argmax(1)
-            hit = labels.masks.reshape(len(maps), -1)[np.arange(len(maps)), at]
+        mapped = maps is not None and labels.masks is not None
+        hits = metrics.pointing_hits(maps, labels.masks) if mapped else None
         for name, of_group in groups.items():
             row["AUC", name] = metrics.auc(scores[labels.test == 0], scores[of_group & ill])
-            if maps is not None and labels.masks is not None:
-                row["pointing", name] = hit[of_group & ill].mean()
+            if mapped:
+                row["pointing", name] = hits[of_group & ill].mean()
         rows.append(row)
     table = pd.DataFrame(rows)
     table.columns = pd.MultiIndex.from_tuples(table.columns)
