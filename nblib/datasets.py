@@ -2,7 +2,10 @@
 
     <set>/images/*               or train_png_512/*; JPEG or PNG, 8 or 16 bit, grey, palette, colour
     <set>/data.json              {"train": {"0": [known normal], "unlabeled": {"0": [], "1": []}},
-                                  "test": {"0": [], "1": []}}: file names by part and label
+                                  "test": {"0": [], "1": []}}: file names by part and label;
+                                  "unlabeled" and "test" may each be a plain list of names whose
+                                  labels are not known, and the one of "test" may be empty;
+                                  "conversion": how DICOM files became these images, see `dicom`
     <set>/metadata.csv           optional: image, patient
     <set>/boxes.csv              optional: image, x, y, width, height in pixels of the file
     <set>/masks/<image>.png      optional: lesions of test images
@@ -25,25 +28,13 @@ import pandas as pd
 from PIL import Image
 
 from nblib import phantom
-from nblib.files import digest, root, write_json, written_whole
+from nblib.files import DatasetError, digest, read_table, root, write_json, written_whole
+from nblib.folders import prepare as prepare
+from nblib.images import MODES, picture, pixel_digest, scaled
 from nblib.progress import progress
 
-MODES = {"grey": "L", "rgb": "RGB"}
-LISTS = {
-    "train/0": "normal",
-    "train/unlabeled/0": "unlabeled",
-    "train/unlabeled/1": "unlabeled",
-    "test/0": "test",
-    "test/1": "test",
-}
-
-
-class DatasetError(ValueError):
-    """What is wrong with a set: all problems at once, a sentence each."""
-
-    def __init__(self, problems: list[str]):
-        super().__init__("\n".join(problems))
-        self.problems = problems
+PARTS = {"train/0": "normal", "train/unlabeled": "unlabeled", "test": "test"}
+"""Where data.json keeps the names of each part; those of the last two mostly by label, 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A set without its labels. `fingerprint` changes with any image, size, colour or list."""
+    """A set without its labels. `fingerprint` changes with any image, size, colour or list.
+
+    conversion: how its images were made of DICOM files, if they were, see `dicom`.
+    """
 
     name: str
     folder: Path
@@ -86,14 +80,15 @@ class Dataset:
     normal: Part
     unlabeled: Part
     test: Part
+    conversion: str
 
     @property
     def size(self) -> int:
-        return self.test.images.shape[-1]
+        return self.normal.images.shape[-1]
 
     @property
     def channels(self) -> int:
-        return self.test.images.shape[1]
+        return self.normal.images.shape[1]
 
     def at(self, size: int) -> "Dataset":
         """The same images of the same parts at another size, read again from the folder."""
@@ -128,7 +123,7 @@ class Dataset:
 class Labels:
     """What is known about the images of a Dataset; training never sees it.
 
-    unlabeled, test: (n,) 0 normal, 1 abnormal, in the order of the parts. masks: bool
+    unlabeled, test: (n,) 0 normal, 1 abnormal, -1 unknown, in the order of the parts. masks: bool
     (n_test, H, W), lesions at the set's size; annotated: (n_test,) whether the mask of an image
     says all (normal images are annotated: empty); both None where a set has neither masks nor
     boxes. lesions: image, kind, area, or None.
@@ -165,10 +160,10 @@ def find(path_or_name: str | Path) -> Path:
 
 
 def read_split(file: Path) -> dict[str, list[str]]:
-    """The five lists of file names of a data.json, by their keys such as 'train/unlabeled/0'.
+    """The lists of file names of a data.json, by their keys such as 'train/unlabeled/0'.
 
-    Raises DatasetError where the file is missing, is no JSON, or a list is missing, is empty or
-    names a file that is named already.
+    Raises DatasetError where the file is missing, is no JSON, or a list is missing, is empty
+    (other than 'test') or names a file that is named already.
     """
     split, problems = _split(file)
     if problems:
@@ -186,21 +181,22 @@ def _split(file: Path) -> tuple[dict[str, list[str]], list[str]]:
         return {}, [f"{file} cannot be read: {error.strerror}."]
     except (ValueError, RecursionError) as error:
         return {}, [f"{file} is no JSON: {error}."]
-    split, problems = {}, []
-    for key in LISTS:
-        names = content
-        for word in key.split("/"):
-            names = names.get(word) if isinstance(names, dict) else None
+    split, problems, keys = {}, [], []
+    for key, part in PARTS.items():
+        by_label = part != "normal" and not isinstance(_at(content, key), list)
+        keys += [f"{key}/0", f"{key}/1"] if by_label else [key]
+    for key in keys:
+        names = _at(content, key)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             what = " (the labels of the test images)" if key.startswith("test") else ""
             problems.append(f"{file} has no list of file names at {key}{what}.")
-        elif not names:
+        elif not names and key != "test":
             problems.append(f"{file}: the list {key} is empty.")
         else:
             split[key] = names
-    parts = {part: set() for part in LISTS.values()}
+    parts = {part: set() for part in PARTS.values()}
     for key, names in split.items():
-        parts[LISTS[key]].update(names)
+        parts[_part_of(key)].update(names)
     problems += _shared({part: list(names) for part, names in parts.items()}, "file", file)
     twice = [name for names in split.values() for name, n in Counter(names).items() if n > 1]
     both = [n for p in ("train/unlabeled", "test") for n in _common(split, f"{p}/0", f"{p}/1")]
@@ -211,6 +207,17 @@ def _split(file: Path) -> tuple[dict[str, list[str]], list[str]]:
         problems.append(f"{file} lists what is no name of a file: {_some(odd)}.")
         split = {key: list(filter(_is_file_name, names)) for key, names in split.items()}
     return split, problems
+
+
+def _at(content, key: str):
+    """What stands in a nested dictionary under a key such as 'train/0'; None for nothing."""
+    for word in key.split("/"):
+        content = content.get(word) if isinstance(content, dict) else None
+    return content
+
+
+def _part_of(key: str) -> str:
+    return next(part for part_key, part in PARTS.items() if key.startswith(part_key))
 
 
 def _is_file_name(name: str) -> bool:
@@ -263,15 +270,15 @@ def load(
     there = sorted(set(files) - set(missing))
     pixels, pixel_digests, sizes, key, unreadable = _decoded(folder, images, there, size, colour)
     problems += unreadable
-    listed = {part: [] for part in ("normal", "unlabeled", "test")}
+    listed = {part: [] for part in PARTS.values()}
     for list_key, names in split.items():
-        listed[LISTS[list_key]] += names
+        listed[_part_of(list_key)] += names
     # A file in two parts has been told of; its pixels and its patient need not be told of again.
     parts_of = Counter(name for names in listed.values() for name in set(names))
     once = {part: [n for n in names if parts_of[n] == 1] for part, names in listed.items()}
     alike: dict[str, list[str]] = {}
-    for name, pixel_digest in pixel_digests.items():
-        alike.setdefault(pixel_digest, []).append(name)
+    for name, pixels_of in pixel_digests.items():
+        alike.setdefault(pixels_of, []).append(name)
     twins = {name: " = ".join(names) for names in alike.values() for name in names}
     by_pixels = {part: [twins[n] for n in names if n in twins] for part, names in once.items()}
     problems += _shared(by_pixels, "image (by its pixels)", folder)
@@ -285,9 +292,13 @@ def load(
     parts = {}
     for part, names in listed.items():
         index = [place[name] for name in names]
-        whose = np.array([patients[name] for name in names])
-        parts[part] = Part(pixels[index], np.array(names), whose, sizes[index])
+        whose = np.array([patients[name] for name in names], str)
+        parts[part] = Part(pixels[index], np.array(names, str), whose, sizes[index])
     if unlabeled_ratio is not None:
+        if "train/unlabeled" in split:
+            raise ValueError(
+                f"The unlabeled images of {folder} have no labels to draw a ratio of them by."
+            )
         abnormal = np.isin(parts["unlabeled"].names, split["train/unlabeled/1"])
         chosen = _mix(parts["unlabeled"], abnormal, unlabeled_ratio, unlabeled_size, seed)
         parts["unlabeled"] = parts["unlabeled"][chosen]
@@ -295,20 +306,26 @@ def load(
         raise ValueError("unlabeled_size needs unlabeled_ratio: the share of abnormal images.")
     lists = [[*map(list, (part.names, part.patients))] for part in parts.values()]
     fingerprint = digest(key.encode(), json.dumps([lists, split]).encode())
-    return Dataset(folder.name, folder, fingerprint, **parts)
+    content = json.loads((folder / "data.json").read_text(encoding="utf-8-sig"))
+    conversion = str(content.get("conversion", "window"))
+    return Dataset(folder.name, folder, fingerprint, **parts, conversion=conversion)
 
 
 def load_labels(dataset: Dataset) -> Labels:
     """The labels, masks or boxes, and lesions of a set, in the order of its parts."""
     split = read_split(dataset.folder / "data.json")
-    unlabeled = np.isin(dataset.unlabeled.names, split["train/unlabeled/1"]).astype(np.int8)
-    test = np.isin(dataset.test.names, split["test/1"]).astype(np.int8)
+    unlabeled, test = (
+        np.isin(part.names, split[f"{key}/1"]).astype(np.int8)
+        if f"{key}/1" in split
+        else np.full(len(part), -1, np.int8)
+        for key, part in (("train/unlabeled", dataset.unlabeled), ("test", dataset.test))
+    )
     masks = _masks(dataset)
     annotated = None
     if masks is not None:
         annotated = (test == 0) | masks.any((1, 2))
     file = dataset.folder / "lesions.csv"
-    lesions = _table(file).astype({"area": float}) if file.exists() else None
+    lesions = read_table(file).astype({"area": float}) if file.exists() else None
     return Labels(unlabeled, test, masks, annotated, lesions)
 
 
@@ -325,7 +342,7 @@ def _patients(folder: Path, files: list[str]) -> tuple[dict[str, str], list[str]
     if not file.exists():
         return own, []
     try:
-        table = _table(file)
+        table = read_table(file)
     except DatasetError as error:
         return own, error.problems
     if "patient" not in table or "image" not in table:
@@ -339,16 +356,6 @@ def _patients(folder: Path, files: list[str]) -> tuple[dict[str, str], list[str]
     if unknown:
         return own, [f"{file} names no patient for {len(unknown)} images: {_some(unknown)}."]
     return patient, []
-
-
-def _table(file: Path) -> pd.DataFrame:
-    """A CSV file as text; an empty cell is ''. Raises DatasetError where it is none."""
-    try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        why = " ".join(str(error).split()).rstrip(".")
-        problem = f"{file} is no table of comma-separated values: {why}."
-        raise DatasetError([problem]) from None
 
 
 def _decoded(folder: Path, images: Path, files: list[str], size: int, colour: str):
@@ -415,26 +422,10 @@ def _decode(file: Path, size: int, colour: str) -> tuple[np.ndarray, str, tuple[
     Returns a sentence instead where the image cannot be read.
     """
     try:
-        with Image.open(file) as image:
-            image = _eight_bit(image).convert(MODES[colour])
+        image = picture(file).convert(MODES[colour])
     except Exception as error:  # Pillow raises many kinds for a damaged file
         return f"{file} cannot be read: {error}."
-    pixel_digest = digest(repr(image.size).encode(), image.tobytes())
-    small = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-    small = small[None] if small.ndim == 2 else small.transpose(2, 0, 1)
-    return small, pixel_digest, image.size
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """The image in 8 bits, grey or RGB; raises ValueError for pixels that are no 16-bit grey."""
-    if image.mode in ("L", "RGB"):
-        return image
-    if not image.mode.startswith(("I", "F")):
-        return image.convert("RGB")
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError("its pixels are no 8- or 16-bit numbers")
-    return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
+    return scaled(image, size, colour), pixel_digest(image), image.size
 
 
 def _masks(dataset: Dataset) -> np.ndarray | None:
@@ -476,7 +467,7 @@ def _mask(file: Path, size: int) -> np.ndarray:
 
 def _boxes(dataset: Dataset, file: Path) -> pd.DataFrame:
     """boxes.csv with numbers; rows without any are images without a finding, and left out."""
-    table, sides = _table(file), ["x", "y", "width", "height"]
+    table, sides = read_table(file), ["x", "y", "width", "height"]
     if not {"image", *sides} <= set(table):
         needed = ", ".join(sides)
         raise DatasetError(

@@ -175,16 +175,15 @@ def gallery(rows: dict[str, np.ndarray], title: str = "") -> Figure:
 @_styled
 def parts(dataset: Dataset, labels: Labels, columns: int = 8) -> Figure:
     """A page of a set: evenly spaced images of each part; lesions are outlined where known."""
-    normal, abnormal = (np.flatnonzero(labels.test == label) for label in (0, 1))
     rows = {
         "known\nnormal": (dataset.normal.images, None),
         "unlabeled": (dataset.unlabeled.images, None),
-        "test,\nnormal": (dataset.test.images[normal], None),
-        "test,\nabnormal": (
-            dataset.test.images[abnormal],
-            None if labels.masks is None else labels.masks[abnormal],
-        ),
     }
+    for label, name in {0: "test,\nnormal", 1: "test,\nabnormal", -1: "test"}.items():
+        of_label = labels.test == label
+        if of_label.any():
+            masks = None if labels.masks is None else labels.masks[of_label]
+            rows[name] = (dataset.test.images[of_label], masks)
     figure, axes = _figure(len(rows), columns, height=len(rows) * WIDTH / columns * 1.1)
     for line, (name, (images, masks)) in zip(axes, rows.items(), strict=True):
         chosen = np.linspace(0, len(images) - 1, columns).round().astype(int)
@@ -289,9 +288,11 @@ def histogram(run: Run) -> Figure:
     axes = axes[0, 0]
     bins = np.histogram_bin_edges(test["score"], 30)
     kinds = {"normal": (0, NORMAL, "//"), "abnormal": (1, ABNORMAL, None)}
+    kinds |= {"label unknown": (-1, HELD_OUT, None)}
     for name, (label, colour, hatch) in kinds.items():
-        values = test.loc[test["label"] == label, "score"]
-        axes.hist(values, bins, alpha=0.5, color=colour, label=f"test, {name}", hatch=hatch)
+        values = test.loc[test["label"].fillna(-1) == label, "score"]
+        if len(values):
+            axes.hist(values, bins, alpha=0.5, color=colour, label=f"test, {name}", hatch=hatch)
     # Their density as a rug: too few for a histogram of their own.
     axes.plot(held, np.zeros(len(held)), "|", ms=10, color="black", label="held-out normal")
     if numbers["threshold"] is not None:
@@ -303,14 +304,20 @@ def histogram(run: Run) -> Figure:
 
 @_styled
 def distributions(statistics: dict[str, np.ndarray], labels: np.ndarray, title: str) -> Figure:
-    """One number of each image, of normal and of abnormal ones, with the AUC it reaches alone."""
+    """One number of each image, of normal and of abnormal ones, with the AUC it reaches alone.
+
+    labels: 0 normal, 1 abnormal, -1 unknown.
+    """
     figure, axes = _figure(1, len(statistics), height=2.2)
     for cell, (name, values) in zip(axes[0], statistics.items(), strict=True):
-        area = metrics.auc(values[labels == 0], values[labels == 1])
-        table = {"value": values, "test images": np.where(labels, "abnormal", "normal")}
-        colours = {"normal": NORMAL, "abnormal": ABNORMAL}
+        words = np.select([labels == 0, labels == 1], ["normal", "abnormal"], "label unknown")
+        table = {"value": values, "test images": words}
+        colours = {"normal": NORMAL, "abnormal": ABNORMAL, "label unknown": HELD_OUT}
         sns.histplot(table, x="value", hue="test images", palette=colours, bins=30, ax=cell)
-        cell.set(xlabel=name, ylabel="images", title=f"alone: AUC {area:.2f}")
+        cell.set(xlabel=name, ylabel="images")
+        if (labels >= 0).all():
+            area = metrics.auc(values[labels == 0], values[labels == 1])
+            cell.set(title=f"alone: AUC {area:.2f}")
     figure.suptitle(title)
     return figure
 
@@ -322,9 +329,13 @@ def _where(run: Run) -> str:
 def typical(scores: pd.DataFrame) -> np.ndarray:
     """Positions in the test part of six images, chosen by rule.
 
-    The lowest, the median and the highest score of the normal and then of the abnormal images.
+    The lowest, the median and the highest score of the normal and then of the abnormal images;
+    without labels six from the lowest to the highest score.
     """
     test = scores[scores["part"] == "test"].reset_index(drop=True)
+    if test["label"].isna().any():
+        order = test.sort_values("score", kind="stable").index
+        return order[np.linspace(0, len(order) - 1, 6).round().astype(int)].to_numpy()
     chosen = []
     for label in (0, 1):
         order = test[test["label"] == label].sort_values("score", kind="stable").index
@@ -362,7 +373,7 @@ def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) ->
             if labels.masks is not None and name != "restored":
                 _outline(cell, labels.masks[i])
     for cell, i in zip(axes[0], chosen, strict=True):
-        title = "abnormal" if labels.test[i] else "normal"
+        title = {0: "normal", 1: "abnormal"}.get(labels.test[i], "")
         rank = test.loc[i, "percentile"]
         title += f"\npercentile {rank:.0f}" if np.isfinite(rank) else ""
         cell.set_title(title, fontsize=7)

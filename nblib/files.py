@@ -1,4 +1,4 @@
-"""Where the project keeps its files, and how a file is written: whole or not at all."""
+"""Where the project keeps its files, and how they are read and written: whole or not at all."""
 
 import contextlib
 import fcntl
@@ -7,6 +7,8 @@ import json
 import os
 import tempfile
 from pathlib import Path
+
+import pandas as pd
 
 
 def root() -> Path:
@@ -39,6 +41,24 @@ def write_json(path: Path, value) -> None:
     """Write `value` as indented JSON; NaN is refused, since JSON has none."""
     with written_whole(path, "w") as file:
         file.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+class DatasetError(ValueError):
+    """What is wrong with a set: all problems at once, a sentence each."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """A CSV file as text; an empty cell is ''. Raises DatasetError where it is none."""
+    try:
+        return pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        why = " ".join(str(error).split()).rstrip(".")
+        problem = f"{file} is no table of comma-separated values: {why}."
+        raise DatasetError([problem]) from None
 
 
 def digest(*parts: bytes) -> str:

@@ -122,10 +122,15 @@ def decisions(scores: pd.DataFrame, specificity: float = 0.95) -> dict[str, floa
 def detection(scores: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, float | list[float]]:
     """AUC, AP and sensitivity of the test part of a run's scores, with 95 % intervals.
 
-    scores: columns image, patient, part (test, held_out_normal, ...), label, score.
+    scores: columns image, patient, part (test, held_out_normal, ...), label, score. Without
+    labels of the test part: images, patients and the threshold alone.
     """
     test = scores[scores["part"] == "test"]
     held = scores.loc[scores["part"] == "held_out_normal", "score"].to_numpy()
+    counts = {"images": len(test), "patients": int(test["patient"].nunique())}
+    if test["label"].isna().any() or not len(test):
+        cut = threshold(held)
+        return counts | {"threshold": None if np.isnan(cut) else cut}
     labels, values = test["label"].to_numpy(int), test["score"].to_numpy()
     weights = patient_weights(labels, test["patient"].to_numpy(str), resamples)
     areas, precisions = weighted_auc_ap(labels, values, weights)
@@ -134,9 +139,8 @@ def detection(scores: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, flo
         "auc_interval": interval(areas),
         "ap": float(average_precision_score(labels, values)),
         "ap_interval": interval(precisions),
-        "images": len(test),
-        "patients": int(test["patient"].nunique()),
     }
+    found |= counts
     decided = decisions(scores)
     intervals = ("sensitivity_interval", "specificity_interval", "specificity_expected")
     if decided["threshold"] is None:

@@ -83,7 +83,7 @@ def collect(data: str | Path, budget: str, variants: str = "base") -> list[Resul
     data: the set's name, or the path of its folder. variants: the base runs, or those whose
     variant matches a pattern such as 'ratio*'. A run of `data/runs` takes precedence over its kept
     scores in `data/scores`. Raises FileNotFoundError, naming the command that makes them, where
-    there is none.
+    there is none, and ValueError where the test images have no labels.
     """
     data = Path(data).name
     found: dict[tuple[str, str, int], Result] = {}
@@ -105,6 +105,8 @@ def collect(data: str | Path, budget: str, variants: str = "base") -> list[Resul
             f"There is no finished run of the set '{data}' at the budget '{budget}' under "
             f"{root()}. Make them: make {target} DATA={data} BUDGET={budget}"
         )
+    if not all("auc" in result.metrics for result in results):
+        raise ValueError(f"The test images of '{data}' have no labels to compare methods by.")
     return results
 
 
@@ -463,17 +465,13 @@ def counts(dataset: Dataset, labels: Labels) -> pd.DataFrame:
 
 
 def numbers(run: Run) -> pd.DataFrame:
-    """The numbers of one run with their intervals, a row each, for a notebook."""
-    found = run.metrics
-    rows = {
-        "AUC": (found["auc"], found["auc_interval"], "chance: 0.5"),
-        "average precision": (
-            found["ap"],
-            found["ap_interval"],
-            "chance: the share of abnormal images",
-        ),
-    }
-    if found["threshold"] is not None:
+    """The numbers of one run with their intervals, a row each; none without test labels."""
+    found, rows = run.metrics, {}
+    if "auc" in found:
+        share = "chance: the share of abnormal images"
+        rows["AUC"] = (found["auc"], found["auc_interval"], "chance: 0.5")
+        rows["average precision"] = (found["ap"], found["ap_interval"], share)
+    if found.get("sensitivity") is not None:
         expected = "{:.2f} to {:.2f}".format(*found["specificity_expected"])
         rows["sensitivity"] = (found["sensitivity"], found["sensitivity_interval"], "")
         rows["specificity"] = (

@@ -5,8 +5,9 @@
     history.csv     losses, gradient norms, AUCp by step; empty for methods that do not train
     watched.csv     the score of every test image at each checkpoint, to be looked at afterwards;
                     nothing is chosen by it
-    scores.csv      image, patient, part, label, score, its percentile among held-out normals
-                    (NaN where none were held out), and a method's further scores
+    scores.csv      image, patient, part, label (empty where it is not known), score, its
+                    percentile among held-out normals (NaN where none were held out), and a
+                    method's further scores
     maps.npz        heat maps of the test part and of held-out normals, restored test images
     metrics.json    numbers with intervals; written last: where it is, all is there
 
@@ -38,6 +39,7 @@ TRAINING_SOURCES = (
     "batches.py",
     "datasets.py",
     "encodings.py",
+    "images.py",
     "layers.py",
     "losses.py",
     "methods/method.py",
@@ -167,6 +169,7 @@ def run(
         "precision": best_precision(device),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
+        "conversion": dataset.conversion,
         "commit": _commit(),
         "versions": {
             "python": platform.python_version(),
@@ -190,7 +193,7 @@ def run(
             seed,
             here / "checkpoint.pt",
             choice,
-            watch=None if model.optimises else functools.partial(_watch, here, seen),
+            watch=functools.partial(_watch, here, seen) if _watchable(model, seen) else None,
             what=f"{method} on {dataset.name}",
         )
         with written_whole(here / "history.csv", "w") as file:
@@ -250,6 +253,10 @@ def _finished(here: Path, identity: dict, code: str) -> bool:
     return False
 
 
+def _watchable(model: Method, dataset: Dataset) -> bool:
+    return not model.optimises and len(dataset.test) > 0
+
+
 def _watch(here: Path, dataset: Dataset, model: Method, step: int) -> None:
     """Note the scores of the test images at a checkpoint. A resumed training notes them again."""
     table = _watched(here)
@@ -283,7 +290,7 @@ def _evaluate(
         "unlabeled": (seen.unlabeled, labels.unlabeled),
         "test": (seen.test, labels.test),
     }
-    tables, maps = [], {}
+    tables, maps, ms_per_image = [], {}, None
     for part, (images, label) in parts.items():
         if not len(images):
             continue
@@ -292,10 +299,12 @@ def _evaluate(
         spent = time.monotonic() - began
         first, *others = found.scores
         columns = {"image": images.names, "patient": images.patients, "part": part}
+        label = pd.array(label, "Int64")
+        label[label < 0] = pd.NA
         columns |= {"label": label, "score": found.scores[first]}
         tables.append(pd.DataFrame(columns | {name: found.scores[name] for name in others}))
         if part == "test":
-            ms_per_image = 1000 * spent / len(images)
+            ms_per_image = round(1000 * spent / len(images), 4)
             # Half precision: a map is looked at and ranked, in 64 x 64 pixels by the thousand.
             maps |= {"test_map": found.map, "test_restored": found.restored}
         elif part == "held_out_normal":
@@ -318,7 +327,7 @@ def _evaluate(
     numbers |= {
         "score": first,
         "seconds": round(history.attrs["seconds"], 2),
-        "ms_per_image": round(ms_per_image, 4),
+        "ms_per_image": ms_per_image,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "steps": int(history["step"].max()) if len(history) else 0,
     }

@@ -763,6 +763,7 @@ def test_an_error_is_not_cached(make_set):
 
 
 LIST_KEYS = ["train/0", "train/unlabeled/0", "train/unlabeled/1", "test/0", "test/1"]
+PART_OF = dict(zip(LIST_KEYS, ["normal", "unlabeled", "unlabeled", "test", "test"], strict=True))
 
 
 def holder_of(split, key):
@@ -794,10 +795,29 @@ def test_missing_labels_are_called_so(make_set, key):
     one_problem(folder, key, "label")
 
 
-def test_a_flat_test_list_lacks_labels(make_set):
+@pytest.mark.parametrize("test", ["flat", "empty"])
+def test_flat_lists_are_images_whose_labels_are_not_known(make_set, test):
     folder = make_set()
     split = split_of(folder)
-    split["test"] = split["test"]["0"] + split["test"]["1"]
+    mix = split["train"]["unlabeled"]
+    split["train"]["unlabeled"] = mix["1"] + mix["0"]
+    split["test"] = split["test"]["0"] + split["test"]["1"] if test == "flat" else []
+    write_split(folder, split)
+    dataset = load(folder, 8)
+    labels = datasets.load_labels(dataset)
+    assert dataset.unlabeled.names.tolist() == split["train"]["unlabeled"]
+    assert dataset.test.names.tolist() == split["test"]
+    assert dataset.test.images.shape == (len(split["test"]), 1, 8, 8)
+    assert labels.unlabeled.tolist() == [-1] * 6
+    assert labels.test.tolist() == [-1] * len(dataset.test)
+    with pytest.raises(ValueError, match="no labels to draw a ratio"):
+        load(folder, 8, unlabeled_ratio=0.5)
+
+
+def test_a_missing_test_part_is_an_error_but_an_empty_list_is_not(make_set):
+    folder = make_set()
+    split = split_of(folder)
+    del split["test"]
     write_split(folder, split)
     problems = problems_of(folder)
     assert len(problems) == 2 and all("label" in problem for problem in problems)
@@ -819,7 +839,7 @@ def test_a_file_in_two_parts_is_an_error(make_set, one, other):
     (holder, last), (second, key) = holder_of(split, one), holder_of(split, other)
     second[key].append(holder[last][0])
     write_split(folder, split)
-    one_problem(folder, holder[last][0], *(datasets.LISTS[key] for key in (one, other)))
+    one_problem(folder, holder[last][0], *(PART_OF[key] for key in (one, other)))
 
 
 @pytest.mark.parametrize(
@@ -1054,14 +1074,14 @@ VALUES = st.recursive(
 )
 
 
-def is_whole(split):
-    """Whether five lists of names, of files that exist, are each listed once."""
-    listed = []
-    for key in LIST_KEYS:
-        holder, last = holder_of(split, key)
-        assert isinstance(holder[last], list) and holder[last]
-        listed += holder[last]
-    return all(isinstance(name, str) for name in listed) and len(set(listed)) == len(listed)
+def listed_in(split):
+    """All names of a split; only the list of test images may be empty, and only as a whole."""
+    lists = [split["train"]["0"]]
+    for part in (split["train"]["unlabeled"], split["test"]):
+        lists += [part] if isinstance(part, list) else [part["0"], part["1"]]
+    assert all(isinstance(names, list) for names in lists)
+    assert all(names or names is split["test"] for names in lists)
+    return [name for names in lists for name in names]
 
 
 def assert_loads_or_says_why(folder):
@@ -1070,8 +1090,10 @@ def assert_loads_or_says_why(folder):
     except DatasetError as error:
         assert error.problems and all(problem.strip() for problem in error.problems)
     else:
-        assert is_whole(split_of(folder))
-        assert sum(len(getattr(dataset, part)) for part in PARTS) == 10
+        listed = listed_in(split_of(folder))
+        assert all(isinstance(name, str) for name in listed)
+        assert len(set(listed)) == len(listed)
+        assert sum(len(getattr(dataset, part)) for part in PARTS) == len(listed)
 
 
 @settings(max_examples=100)

@@ -22,7 +22,6 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 from nblib import phantom, runs
-from nblib.datasets import LISTS
 from nblib.methods import METHODS
 
 PROJECT = Path(__file__).parent.parent
@@ -64,7 +63,8 @@ def write_notebook(file, method):
 def tiny(tmp_path_factory, set_writer):
     """A set of random pictures."""
     folder = tmp_path_factory.mktemp("sets") / "tiny"
-    return set_writer(folder, dict.fromkeys(LISTS, 24), size=64)
+    lists = ("train/0", "train/unlabeled/0", "train/unlabeled/1", "test/0", "test/1")
+    return set_writer(folder, dict.fromkeys(lists, 24), size=64)
 
 
 @pytest.fixture

@@ -1,0 +1,168 @@
+"""A DICOM file -> one 8-bit image, grey or RGB, through pydicom.
+
+The conversion 'window' shows what a viewer shows: modality LUT, then VOI LUT or the first window
+(the whole range of values where the file has neither), then MONOCHROME1 inverted, last. 'benchmark'
+is what the sets RSNA and VinDr-CXR of the Med-AD benchmark were made with: MONOCHROME1 inverted,
+then the whole range of values, without any LUT.
+
+Of a header only view, sex and age leave this module, and what it calls the patient, which
+`folders.prepare` replaces by a number. No sentence repeats what a header says.
+"""
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+CONVERSIONS = ("window", "benchmark")
+SUFFIXES = (".dcm", ".dicom")
+
+VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO")
+"""Values of ViewPosition that DICOM defines; a header may hold anything else, such as a name."""
+
+
+class ImageError(ValueError):
+    """A file that is no image which can be used; `why` is the sentence behind its name."""
+
+    def __init__(self, file: Path, why: str):
+        super().__init__(f"{file} {why}")
+        self.why = why
+
+
+class Read(NamedTuple):
+    """An image and what its file says about it.
+
+    image: mode L or RGB; mode: that of the file, as Pillow or DICOM calls it, such as 'I;16';
+    patient: as the header has it, '' if it has none; facts: view (AP, PA, ...), sex (M, F, O),
+    age (years, at most 90), as far as they are known.
+    """
+
+    image: Image.Image
+    mode: str
+    patient: str
+    facts: dict[str, str]
+
+
+def read(file: Path, conversion: str = "window") -> Read:
+    """The image in a DICOM file. Raises ImageError where there is none that can be used."""
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(file, force=True)
+        if why := _unusable(header):
+            raise ImageError(file, why)
+        image = Image.fromarray(_pixels(header, conversion))
+        mode = f"DICOM, {int(header.BitsStored)} bit, {'grey' if image.mode == 'L' else 'colour'}"
+        return Read(image, mode, str(header.get("PatientID") or "").strip(), _facts(header))
+    except ImageError:
+        raise
+    except Exception as error:  # pydicom and decoders raise many kinds, and quote the header
+        why = f"cannot be read as DICOM ({type(error).__name__})."
+        raise ImageError(file, why) from None
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep pydicom from warning, since its warnings quote values of the header."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _unusable(header) -> str | None:
+    """Why a DICOM file holds no image that can be used, if it does not."""
+    if "PixelData" not in header:
+        return "is a DICOM file without PixelData."
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames != 1:
+        return f"is a DICOM file of {frames} frames, not of one image."
+    if int(header.Rows) * int(header.Columns) > 2 * Image.MAX_IMAGE_PIXELS:
+        return f"has {header.Columns} x {header.Rows} pixels, which is too large."
+    if _is_cut_off(header):
+        return "is cut off: its compressed pixels have no end."
+    return None
+
+
+def _is_cut_off(header) -> bool:
+    """Whether a JPEG, JPEG-LS or JPEG 2000 stream lacks its end: decoders fill it with zeros."""
+    from pydicom.encaps import generate_frames
+    from pydicom.uid import RLELossless
+
+    syntax = header.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated or syntax == RLELossless:
+        return False
+    frame = next(generate_frames(header.PixelData, number_of_frames=1))
+    return not frame.rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _pixels(header, conversion: str) -> np.ndarray:
+    """uint8 (H, W) or (H, W, 3)."""
+    from pydicom.pixels import apply_color_lut, pixel_array
+
+    values = pixel_array(header)
+    if header.PhotometricInterpretation == "PALETTE COLOR":
+        values = apply_color_lut(values, header)
+    if values.ndim == 3:
+        return values if values.dtype == np.uint8 else _stretched(values)
+    inverted = header.PhotometricInterpretation == "MONOCHROME1"
+    if conversion == "benchmark":
+        values = values.max() - values if inverted else values
+        return values if values.dtype == np.uint8 else _stretched(values)
+    shades = _windowed(header, values)
+    return 255 - shades if inverted else shades
+
+
+def _windowed(header, values: np.ndarray) -> np.ndarray:
+    """Modality LUT, then VOI LUT or window, as uint8; 8-bit values without either stay as they are.
+
+    DICOM PS3.3, C.11.1 and C.11.2.
+    """
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    scaled = apply_modality_lut(values, header)
+    table = header.get("VOILUTSequence")
+    if table:
+        return _stretched(apply_voi_lut(scaled, header), 0, 2 ** int(table[0].LUTDescriptor[2]) - 1)
+    if header.get("WindowWidth") is not None and header.get("WindowCenter") is not None:
+        # The two ends of what the window gives: two more pixels, beyond every window.
+        shown = apply_voi_lut(np.append(scaled.astype(float), [-1e12, 1e12]), header)
+        return _stretched(shown[:-2].reshape(scaled.shape), *shown[-2:])
+    if scaled.dtype == np.uint8:
+        return scaled
+    return _stretched(scaled)
+
+
+def _stretched(values: np.ndarray, low: float | None = None, high: float | None = None):
+    """Values from `low` to `high`, by default their least and largest, as 0 to 255."""
+    low = values.min() if low is None else low
+    high = values.max() if high is None else high
+    share = (values.astype(float) - low) / max(high - low, 1e-12)
+    return (np.clip(share, 0, 1) * 255).astype(np.uint8)
+
+
+def _facts(header) -> dict[str, str]:
+    """view, sex and age in years, where the header holds what DICOM allows there."""
+    view, sex, age = (
+        str(header.get(name) or "").strip().upper()
+        for name in ("ViewPosition", "PatientSex", "PatientAge")
+    )
+    facts = {"view": view} if view in VIEWS else {}
+    if sex in ("M", "F", "O"):
+        facts["sex"] = sex
+    if re.fullmatch(r"\d{1,3}[DWMY]?", age):
+        unit = {"D": 365, "W": 52, "M": 12}.get(age[-1], 1)
+        # As in de-identified data everywhere: who is older than 89 is few, and known by it.
+        facts["age"] = str(min(int(age.rstrip("DWMY")) // unit, 90))
+    return facts

@@ -1,0 +1,425 @@
+"""Any folder of images, or a table of them -> a set in the layout that `datasets` reads.
+
+`prepare` is for images of one's own; `downloads` builds the public sets from the same pieces. A
+set's images are written anew, without headers, as 8-bit PNG (or JPEG, where a split names them so);
+originals are only read. A new set appears whole or not at all.
+
+On its way a set is a table with a row an image:
+
+    file      where the original lies                name   what it is called in the set
+    part      normal, unlabeled, test, or '' to be drawn
+    label     0 normal, 1 abnormal, -1 unknown       patient '' unknown
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from nblib.files import DatasetError, read_table, root, write_json, written_whole
+from nblib.images import (
+    SUFFIXES,
+    ImageError,
+    Read,
+    looks_like_dicom,
+    pixel_digest,
+    read_all,
+)
+from nblib.progress import progress
+
+NORMAL_WORDS, ABNORMAL_WORDS = ("0", "normal"), ("1", "abnormal")
+
+FACTS = ["view", "sex", "age"]
+"""Further columns of metadata.csv: what DICOM headers or a download's tables say of an image."""
+
+
+def prepare(
+    source: str | Path,
+    name: str,
+    unlabeled: str | Path = "",
+    test: str | Path = "",
+    size: int | None = None,
+    patient: str = "",
+    conversion: str = "window",
+    seed: int = 0,
+) -> Path:
+    """Make the set `data/sets/<name>` of images of one's own; prints what was understood.
+
+    source: one of
+      - a folder of normal images, with `unlabeled` (a folder) and perhaps `test`: a folder, or one
+        with the folders normal and abnormal in it;
+      - a folder which holds the folders normal, unlabeled and perhaps test (or test/normal and
+        test/abnormal); with abnormal in place of the last two, parts are drawn;
+      - a csv file with the columns image (a path, from where the csv lies) and label (0 or normal,
+        1 or abnormal, or empty), and perhaps patient and split (normal, unlabeled, test; or train,
+        whose normal images are known normals and whose others are unlabeled).
+
+    Folders are searched at any depth, for pictures and DICOM files. Where no split is given,
+    `seed` draws one by patient: a quarter of normal and of abnormal patients to test, and of the
+    other normal ones half as known normals, unless unlabeled images are given. Without test labels
+    there will be scores, and no AUC.
+
+    size: pixels of the longer side, to which larger images are reduced; None keeps their own.
+    patient: a regular expression whose first group (or whole match) in a file's name is its
+    patient, such as '^(\\d+)_'; else patients are those of the csv or of the DICOM headers, and an
+    image without one is a patient of its own. Patients are numbered, whatever they are called.
+    conversion: of DICOM files, 'window' or 'benchmark', see `images`.
+
+    Files that cannot be used, and images that stand in two places, are left out, and listed with
+    the reason in left_out.csv. Raises DatasetError where nothing can be made of the source, or
+    there is a set of that name.
+    """
+    source = Path(source).expanduser()
+    table, left_out = _understood(source, unlabeled, test)
+    with new_set(name) as folder:
+        table, unusable = convert(table, folder / "images", size, conversion)
+        table["patient"] = numbered(_patients(table, patient))
+        table, twins = _without_twins(table)
+        table = _drawn(table, seed)
+        table, torn = _one_part_a_patient(table)
+        left_out += unusable + twins + torn
+        if lacking := _lacking(table):
+            problems = [f"{source} gives no {part} images." for part in lacking]
+            raise DatasetError(problems + [f"{_text(f)} {why}" for f, why in left_out])
+        write_lists(folder, table, conversion)
+        write_left_out(folder, left_out)
+        for file in set(os.listdir(folder / "images")) - set(table["name"]):
+            os.unlink(folder / "images" / file)
+    print(summary(source, table, left_out, root() / "data" / "sets" / name))
+    return root() / "data" / "sets" / name
+
+
+@contextlib.contextmanager
+def new_set(name: str) -> Iterator[Path]:
+    """A temporary folder that becomes `data/sets/<name>` when the block ends well.
+
+    Raises DatasetError where there is such a set, or the name is none of a folder.
+    """
+    here = root() / "data" / "sets" / name
+    if not name or here.name != name or name in (".", "..", "phantom"):
+        raise DatasetError([f"'{name}' is no name for a set: give it one such as my_set."])
+    if here.exists():
+        raise DatasetError([f"There is a set {here}: choose another name, or move it away."])
+    here.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=here.parent))
+    try:
+        (folder / "images").mkdir()
+        yield folder
+        folder.chmod(0o755)
+        folder.rename(here)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Pictures and DICOM files in a folder, at any depth, sorted.
+
+    A file is taken for an image by the end of its name, or where it begins as DICOM does. What is
+    hidden is left alone, and links to folders are not followed.
+    """
+    if not folder.is_dir():
+        raise DatasetError([f"There is no folder {folder}."])
+    found = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(where, name) for name in files if not name.startswith("."))
+        found += [path for path in paths if _may_be_image(path)]
+    return sorted(found)
+
+
+def _may_be_image(path: Path) -> bool:
+    if path.exists() and not path.is_file():
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        return looks_like_dicom(path)
+    except OSError:
+        return False
+
+
+def _understood(source: Path, unlabeled: str | Path, test: str | Path):
+    """The table of a source, without names, and (file, why) of what it lists in vain."""
+    if source.is_file():
+        return _from_csv(source)
+    parts = {"normal": (source, "normal", 0)}
+    if (source / "normal").is_dir():
+        places = {
+            "normal": ("normal", 0),
+            "unlabeled": ("unlabeled", -1),
+            "abnormal": ("", 1),
+            "test": ("test", -1),
+        }
+        parts = {k: (source / k, *how) for k, how in places.items() if (source / k).is_dir()}
+        if "abnormal" in parts:
+            parts["normal"] = (source / "normal", "", 0)
+    if unlabeled:
+        parts["unlabeled"] = (Path(unlabeled).expanduser(), "unlabeled", -1)
+    if test:
+        parts["test"] = (Path(test).expanduser(), "test", -1)
+    if len(parts) == 1:
+        raise DatasetError(
+            [f"{source} has no folders normal and unlabeled: name the folder of unlabeled images."]
+        )
+    of_test = parts.get("test", (source,))[0]
+    if (of_test / "normal").is_dir() and (of_test / "abnormal").is_dir() and "test" in parts:
+        del parts["test"]
+        parts["test/normal"] = (of_test / "normal", "test", 0)
+        parts["test/abnormal"] = (of_test / "abnormal", "test", 1)
+    rows = [(f, part, label, "") for d, part, label in parts.values() for f in find_images(d)]
+    table = pd.DataFrame(rows, columns=["file", "part", "label", "patient"])
+    twice = table["file"].map(os.path.realpath).duplicated()
+    return table[~twice], [(f, "is the same file as another.") for f in table["file"][twice]]
+
+
+def _from_csv(file: Path):
+    given = read_table(file)
+    if not {"image", "label"} <= set(given):
+        has = ", ".join(given)
+        raise DatasetError([f"{file} needs the columns image and label; it has {has}."])
+    words = given["label"].str.strip().str.lower()
+    labels = np.select([words.isin(NORMAL_WORDS), words.isin(ABNORMAL_WORDS), words == ""],
+                       [0, 1, -1], -2)  # fmt: skip
+    splits = given.get("split", pd.Series("", given.index)).str.strip().str.lower()
+    parts = splits.where(splits != "train", np.where(labels == 0, "normal", "unlabeled"))
+    problems = [
+        f"{file}: {column} is '{value}' in a row, but must be {allowed}."
+        for column, values, bad, allowed in (
+            ("label", words, labels == -2, "0, normal, 1, abnormal or empty"),
+            ("split", splits, ~parts.isin(["normal", "unlabeled", "test", ""]),
+             "normal, unlabeled, test, train or empty"),
+        )
+        for value in sorted(set(values[bad]))
+    ]  # fmt: skip
+    if problems:
+        raise DatasetError(problems)
+    table = pd.DataFrame({
+        "file": [file.parent / name for name in given["image"]],
+        "part": parts,
+        "label": labels,
+        "patient": given.get("patient", pd.Series("", given.index)).str.strip(),
+    })  # fmt: skip
+    known = table["part"] == "normal"
+    wrong = known & (table["label"] == 1)
+    twice = table["file"].map(os.path.realpath).duplicated()
+    left_out = [(f, "is called a known normal and abnormal.") for f in table["file"][wrong]]
+    left_out += [(f, "stands in two rows.") for f in table["file"][twice & ~wrong]]
+    table.loc[known, "label"] = 0
+    return table[~wrong & ~twice], left_out
+
+
+def convert(table: pd.DataFrame, images: Path, size, conversion: str, quality: int = 90):
+    """Write the images of `table` into a folder; returns the table of those, and (file, why).
+
+    size: see `prepare`, or a function of the image, such as of a crop. Rows without a `name` get
+    one: that of the file, with the folder before it where two files share it. To the table come
+    digest (of the pixels in grey, as `datasets.load` compares them), width, height, mode,
+    header_patient, and view, sex, age where a DICOM header has them.
+    """
+    table = table.reset_index(drop=True)
+    if "name" not in table:
+        table["name"] = _names(list(table["file"]))
+    name_of = dict(zip(table["file"], table["name"], strict=True))
+
+    def write(file: Path, found: Read) -> dict:
+        image = size(found.image) if callable(size) else _reduced(found.image, size)
+        with written_whole(images / name_of[file]) as out:
+            is_jpeg = name_of[file].lower().endswith((".jpg", ".jpeg"))
+            # Fast rather than small: level 1 is a third of the time of Pillow's 6.
+            how = dict(quality=quality) if is_jpeg else dict(compress_level=1)
+            image.save(out, "JPEG" if is_jpeg else "PNG", **how)
+        width, height = found.image.size
+        return {
+            "digest": pixel_digest(image.convert("L")),
+            "width": width,
+            "height": height,
+            "mode": found.mode,
+            "header_patient": found.patient,
+        } | found.facts
+
+    written = read_all(list(table["file"]), conversion, write)
+    rows, left_out = [], []
+    for i, row in zip(progress(len(table), "reading images"), written, strict=True):
+        if isinstance(row, ImageError):
+            left_out.append((table["file"][i], row.why))
+        else:
+            rows.append({"file": table["file"][i]} | row)
+    columns = ["file", "digest", "width", "height", "mode", "header_patient"]
+    facts = pd.DataFrame(rows, columns=None if rows else columns)
+    return table.merge(facts, on="file"), left_out
+
+
+def _names(files: list[Path]) -> list[str]:
+    """A name in the set for each file, its own where that is only its own."""
+    stems = [_text(file.stem)[:60] for file in files]
+    count = Counter(map(str.lower, stems))
+    names, used = [], set()
+    for file, stem in zip(files, stems, strict=True):
+        if count[stem.lower()] > 1:
+            stem = f"{_text(file.parent.name)[:60]}_{stem}"
+        name, number = stem, 1
+        while name.lower() in used:
+            number += 1
+            name = f"{stem}_{number}"
+        used.add(name.lower())
+        names.append(f"{name}.png")
+    return names
+
+
+def _text(path: str | Path) -> str:
+    """A path as a line of text: what is no character, or would end a line, becomes a '?'."""
+    unfit = ("Cc", "Cs", "Zl", "Zp")
+    return "".join("?" if unicodedata.category(c) in unfit else c for c in os.fspath(path))
+
+
+def _reduced(image: Image.Image, size: int | None) -> Image.Image:
+    if size is None or max(image.size) <= size:
+        return image
+    share = size / max(image.size)
+    width, height = (max(1, round(side * share)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def _patients(table: pd.DataFrame, pattern: str) -> pd.Series:
+    """What the csv, a pattern or the header calls the patient of each image, else ''."""
+    if not pattern:
+        return table["patient"].where(table["patient"] != "", table["header_patient"])
+    try:
+        found = [re.search(pattern, file.name) for file in table["file"]]
+    except re.error as error:
+        problem = f"patient='{pattern}' is no regular expression: {error}."
+        raise DatasetError([problem]) from None
+    patients = [(m[1 if m.re.groups else 0] or "") if m else "" for m in found]
+    return pd.Series(patients, table.index, str)
+
+
+def numbered(patients: pd.Series) -> pd.Series:
+    """Patients by number, in the order of what they are called; each '' is one of its own."""
+    known = sorted(set(patients) - {""})
+    total = len(known) + int((patients == "").sum())
+    digits = len(str(total))
+    number = {patient: f"{i:0{digits}}" for i, patient in enumerate(known, 1)}
+    alone = iter(range(len(known) + 1, total + 1))
+    return patients.map(lambda p: number[p] if p else f"{next(alone):0{digits}}")
+
+
+def _without_twins(table: pd.DataFrame):
+    """Of images with the same pixels the first of test, of the known normals, of the others."""
+    rank = table["part"].map({"test": 0, "normal": 1}).fillna(2)
+    first = table.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates("digest")
+    twin_of = first.set_index("digest")["file"]
+    twins = table.loc[~table.index.isin(first.index)]
+    left_out = [
+        (row.file, f"has the same pixels as {twin_of[row.digest].name}.")
+        for row in twins.itertuples()
+    ]
+    return table.loc[table.index.isin(first.index)], left_out
+
+
+def _drawn(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The table with a part for each row: those without one are drawn by patient, see `prepare`."""
+    part, open_ = table["part"].copy(), table["part"] == ""
+    part[open_ & (table["label"] == -1)] = "unlabeled"
+    is_ill = table.groupby("patient")["label"].transform("max") == 1
+    mixed = (part == "unlabeled").any()
+    random = np.random.default_rng(seed)
+    for ill in (False, True):
+        rows = open_ & (table["label"] >= 0) & (is_ill == ill)
+        patients = random.permutation(np.unique(table["patient"][rows].astype(str)))
+        n_test = round(len(patients) / 4)
+        n_normal = 0 if ill else len(patients) - n_test
+        n_normal = n_normal if mixed else round(n_normal / 2)
+        of = dict.fromkeys(patients, "unlabeled")
+        of |= dict.fromkeys(patients[:n_test], "test")
+        of |= dict.fromkeys(patients[n_test : n_test + n_normal], "normal")
+        part[rows] = table["patient"][rows].map(of)
+    return table.assign(part=part)
+
+
+def _one_part_a_patient(table: pd.DataFrame):
+    """No patient in two parts: test has the first claim; known normals of a mix join the mix."""
+    parts = table.groupby("patient")["part"].agg(set)
+    of = table["patient"].map(parts)
+    torn = (table["part"] != "test") & of.map(lambda found: "test" in found)
+    left_out = [(f, "is of a patient who also has test images.") for f in table["file"][torn]]
+    moved = ~torn & (table["part"] == "normal") & of.map(lambda found: "unlabeled" in found)
+    part = table["part"].where(~moved, "unlabeled")
+    return table.assign(part=part, moved=moved)[~torn], left_out
+
+
+def _lacking(table: pd.DataFrame) -> list[str]:
+    parts = {"normal": "known normal", "unlabeled": "unlabeled"}
+    return [word for part, word in parts.items() if part not in set(table["part"])]
+
+
+def write_lists(folder: Path, table: pd.DataFrame, conversion: str = "") -> None:
+    """data.json and metadata.csv of a set; lists keep the order of the table.
+
+    Where the labels of a part are not all known, or all the same, they are left out.
+    """
+
+    def names(part: str, label: int | None = None) -> list[str]:
+        rows = table["part"] == part
+        return list(table["name"][rows if label is None else rows & (table["label"] == label)])
+
+    def by_label(part: str) -> list[str] | dict[str, list[str]]:
+        known = set(table["label"][table["part"] == part]) == {0, 1}
+        return {"0": names(part, 0), "1": names(part, 1)} if known else names(part)
+
+    train = {"0": names("normal"), "unlabeled": by_label("unlabeled")}
+    split = {"train": train, "test": by_label("test")}
+    if table["mode"].str.startswith("DICOM").any():
+        split["conversion"] = conversion
+    write_json(folder / "data.json", split)
+    columns = {"name": "image", "patient": "patient"} | {f: f for f in FACTS if f in table}
+    metadata = table[[*columns]].rename(columns=columns).fillna("")
+    with written_whole(folder / "metadata.csv", "w") as file:
+        metadata.to_csv(file, index=False)
+
+
+def write_left_out(folder: Path, left_out: list[tuple[Path, str]]) -> None:
+    """left_out.csv: the files that a set could have held, and why it does not."""
+    rows = pd.DataFrame([(_text(f), why) for f, why in left_out], columns=["file", "why"])
+    with written_whole(folder / "left_out.csv", "w") as file:
+        rows.to_csv(file, index=False)
+
+
+def summary(source: Path, table: pd.DataFrame, left_out: list[tuple[Path, str]], to: Path) -> str:
+    """What was understood of a source, in words."""
+    lines = [f"{source}:"]
+    for part, word in {"normal": "known normal", "unlabeled": "unlabeled", "test": "test"}.items():
+        rows = table[table["part"] == part]
+        kinds = {label: int((rows["label"] == label).sum()) for label in (0, 1, -1)}
+        words = zip(("normal", "abnormal", "of unknown label"), kinds.values(), strict=True)
+        said = ", ".join(f"{count} {kind}" for kind, count in words if count)
+        said = f" ({said})" if part != "normal" and len(rows) else ""
+        lines.append(f"  {word}: {len(rows)} images of {rows['patient'].nunique()} patients{said}")
+    sizes = table["width"].astype(str) + " x " + table["height"].astype(str)
+    lines += [f"  sizes: {_most(sizes)}", f"  modes: {_most(table['mode'])}"]
+    if "moved" in table and table["moved"].any():
+        n = int(table["moved"].sum())
+        lines.append(f"  {n} known normals moved to the mix, where their patients have images")
+    if set(table["label"][table["part"] == "test"]) != {0, 1}:
+        lines.append("  no normal and abnormal test images to compare: scores, and no AUC")
+    if left_out:
+        lines.append(f"Left out, and listed in {to / 'left_out.csv'}: {len(left_out)} files")
+        lines += [f"  {_text(file)} {why}" for file, why in left_out[:10]]
+        lines += [f"  and {len(left_out) - 10} more"] if len(left_out) > 10 else []
+    lines.append(f"Written to {to}; the originals are as they were.")
+    return "\n".join(lines)
+
+
+def _most(values: pd.Series) -> str:
+    counts = values.value_counts()
+    said = ", ".join(f"{value} ({n})" for value, n in counts.head(3).items())
+    return said + (f" and {len(counts) - 3} others" if len(counts) > 3 else "")

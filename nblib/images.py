@@ -1,0 +1,107 @@
+"""A file -> one 8-bit image, grey or RGB: `picture` what Pillow reads, `read` that or DICOM."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nblib import dicom
+from nblib.dicom import ImageError, Read
+from nblib.files import digest
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", *dicom.SUFFIXES)
+MODES = {"grey": "L", "rgb": "RGB"}
+
+
+def picture(file: Path) -> Image.Image:
+    """The picture in a file that Pillow reads, its first where there are several."""
+    with Image.open(file) as image:
+        return eight_bit(image)
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """The image in 8 bits, L or RGB; 16-bit grey is divided by 257.
+
+    Raises ValueError for pixels that are no 16-bit grey.
+    """
+    if image.mode in ("L", "RGB"):
+        image.load()
+        return image
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError("its pixels are no 8- or 16-bit numbers")
+    return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
+
+
+def scaled(image: Image.Image, size: int, colour: str) -> np.ndarray:
+    """An image as methods see it: uint8 (C, size, size), bilinear, the aspect not kept."""
+    small = image.convert(MODES[colour]).resize((size, size), Image.Resampling.BILINEAR)
+    small = np.asarray(small)
+    return small[None] if small.ndim == 2 else small.transpose(2, 0, 1)
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """Equal for two images of equal size and pixels."""
+    return digest(repr(image.size).encode(), image.tobytes())
+
+
+def read(file: Path, conversion: str = "window") -> Read:
+    """The image in a file, picture or DICOM, whatever the file is called.
+
+    Raises ImageError where there is none, or more than one.
+    """
+    if conversion not in dicom.CONVERSIONS:
+        raise ValueError(f"conversion is '{conversion}', but must be window or benchmark.")
+    try:
+        is_dicom = looks_like_dicom(file)
+    except OSError as error:
+        raise ImageError(file, f"cannot be read: {error.strerror}.") from None
+    if is_dicom:
+        return dicom.read(file, conversion)
+    try:
+        with Image.open(file) as image:
+            # MPO: the photograph of a camera, and its preview.
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                raise ValueError(f"it holds {image.n_frames} pictures, not one")
+            return Read(eight_bit(ImageOps.exif_transpose(image)), image.mode, "", {})
+    except UnidentifiedImageError:
+        raise ImageError(file, "is no image.") from None
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise ImageError(file, f"cannot be read: {error}.") from None
+
+
+def read_all(
+    files: list[Path], conversion: str, use: Callable[[Path, Read], object]
+) -> Iterator[object | ImageError]:
+    """What `use` makes of each file and its image, or the error of a file that has none, in order.
+
+    `use` is called on several threads.
+    """
+
+    def one(file: Path):
+        try:
+            return use(file, read(file, conversion))
+        except ImageError as error:
+            return error
+
+    with dicom.silent(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(one, files)
+
+
+def looks_like_dicom(file: Path) -> bool:
+    """Whether a file begins as DICOM files do, or is called as one and is no picture."""
+    with open(file, "rb") as begin:
+        head = begin.read(132)
+    if head[128:] == b"DICM":
+        return True
+    if file.suffix.lower() not in dicom.SUFFIXES:
+        return False
+    with contextlib.suppress(Exception), Image.open(file):
+        return False
+    return True

@@ -1,0 +1,113 @@
+"""A finished run and any images -> a score, a percentile and a decision for each.
+
+python -m nblib score FOLDER --run RUN [--out FILE]
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nblib import metrics
+from nblib.files import written_whole
+from nblib.folders import find_images
+from nblib.images import ImageError, read_all, scaled
+from nblib.methods.method import detect_all
+from nblib.progress import progress
+from nblib.runs import Run
+from nblib.training import best_device
+
+COLUMNS = ["image", "score", "percentile", "decision", "problem"]
+
+
+def score(images: str | Path, run: Run | str | Path, out: str | Path | None = None) -> pd.DataFrame:
+    """Score a folder of images at any depth, or one image, by a finished run.
+
+    Pictures and DICOM files are read as those of the run's set were. Returns, and writes to `out`
+    as .csv, a row an image: image (its path in the folder), score (larger = more abnormal),
+    percentile (0 to 100, among the held-out normals of the run), decision ('abnormal' or 'normal'
+    at the threshold for 95 % specificity, '' where too few normals are held out for one), problem
+    (why a file could not be scored). Labels play no part.
+
+    Raises FileNotFoundError where there is no such run, no such folder, or no image in it.
+    """
+    run, images = _finished(run), Path(images).expanduser()
+    files = [images] if images.is_file() else _images(images)
+    config, method = run.config, run.method().to(best_device())
+    size = method.image_size or config["size"]
+    colour = "grey" if config["channels"] == 1 else "rgb"
+
+    def pixels(file: Path, found) -> np.ndarray:
+        return scaled(found.image, size, colour)
+
+    read = read_all(files, config.get("conversion", "window"), pixels)
+    rows = []
+    for _, row in zip(progress(len(files), "scoring"), _scored(method, read), strict=True):
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=["score", "problem"])
+    folder = images.parent if images.is_file() else images
+    table["image"] = [str(file.relative_to(folder)) for file in files]
+    held = run.scores.loc[run.scores["part"] == "held_out_normal", "score"].to_numpy()
+    known = table["score"].notna()
+    table["percentile"] = np.nan
+    table.loc[known, "percentile"] = metrics.percentile(table["score"][known].to_numpy(), held)
+    cut = metrics.threshold(held)
+    words = np.where(table["score"] > cut, "abnormal", "normal")
+    table["decision"] = np.where(known & ~np.isnan(cut), words, "")
+    if out:
+        with written_whole(Path(out), "w") as file:
+            table[COLUMNS].to_csv(file, index=False, float_format="%.6g")
+    return table[COLUMNS]
+
+
+def summary(table: pd.DataFrame, run: Run | str | Path) -> str:
+    """What `score` found, in words."""
+    config = _finished(run).config
+    scored = table["score"].notna()
+    lines = [
+        f"{scored.sum()} of {len(table)} images scored by {config['method']}, trained on "
+        f"{config['set']} at the budget {config['budget']}, seed {config['seed']}."
+    ]
+    if (table["decision"] != "").any():
+        called = (table["decision"] == "abnormal").sum()
+        lines.append(
+            f"{called} are called abnormal. Of normal images like those that were held out, 5 % "
+            "would be."
+        )
+    else:
+        lines.append("Too few known normals were held out for a decision: see score, percentile.")
+    lines += [f"not scored: {row.image} {row.problem}" for row in table[~scored].itertuples()]
+    return "\n".join(lines)
+
+
+def _scored(method, read: Iterator) -> Iterator[tuple[float, str]]:
+    """Score and problem of each image, in order, 64 at a time."""
+    while some := list(islice(read, 64)):
+        images = [pixels for pixels in some if not isinstance(pixels, ImageError)]
+        scores = iter(())
+        if images:
+            scores = iter(next(iter(detect_all(method, np.stack(images)).scores.values())))
+        for pixels in some:
+            failed = isinstance(pixels, ImageError)
+            yield (np.nan, pixels.why) if failed else (float(next(scores)), "")
+
+
+def _finished(run: Run | str | Path) -> Run:
+    run = run if isinstance(run, Run) else Run(Path(run).expanduser())
+    if not (run.folder / "metrics.json").exists():
+        raise FileNotFoundError(
+            f"{run.folder} is no folder of a finished run, such as "
+            "data/runs/my_set/laptop/sagan/base/seed0."
+        )
+    return run
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no file or folder {folder}.")
+    files = find_images(folder)
+    if not files:
+        raise FileNotFoundError(f"There is no image in {folder}.")
+    return files

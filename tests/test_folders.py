@@ -1,0 +1,451 @@
+"""Folders, tables and files of every kind -> a set, and what is said about it."""
+
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from test_dicom import PLANTED, header_of
+
+from nblib import datasets, folders, runs
+from nblib.datasets import prepare
+from nblib.files import DatasetError, root
+
+random = np.random.default_rng(0)
+
+
+def draw(file, shape=(20, 16), dtype=np.uint8):
+    """A random picture, unlike all others."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    high = 256 if dtype == np.uint8 else 65536
+    Image.fromarray(random.integers(0, high, shape, dtype)).save(file)
+    return file
+
+
+def draw_dicom(file, patient=None, shape=(20, 16), **elements):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = random.integers(0, 4096, shape, np.uint16)
+    elements |= {} if patient is None else {"PatientID": patient}
+    header_of(pixels, BitsStored=12, HighBit=11, **elements).save_as(file)
+    return file
+
+
+def split_of(folder):
+    return json.loads((folder / "data.json").read_text())
+
+
+def left_out_of(folder):
+    table = pd.read_csv(folder / "left_out.csv")
+    return {Path(file).name: why for file, why in table.to_numpy()}
+
+
+def metadata_of(folder):
+    return pd.read_csv(folder / "metadata.csv", dtype=str, keep_default_na=False)
+
+
+def contents(folder):
+    """Every file below a folder, with its bytes and times."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in paths}
+
+
+def sets():
+    """All that lies where sets do."""
+    return [path.name for path in (root() / "data" / "sets").glob("*")]
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """layout({"normal/a": 3, ...}) -> a folder with as many pictures in each of its folders."""
+
+    def make(counts, name="mine"):
+        for where, count in counts.items():
+            for i in range(count):
+                draw(tmp_path / name / where / f"{where.replace('/', '_')}{i}.png")
+        return tmp_path / name
+
+    return make
+
+
+def test_two_folders_are_enough(layout, capsys):
+    layout({"healthy": 4}), layout({"x": 2, "deeper/still": 1}, "all")
+    source = layout({}, "mine")
+    folder = prepare(source / "healthy", "first", source.parent / "all")
+    split = split_of(folder)
+    assert split["train"]["0"] == [f"healthy{i}.png" for i in range(4)]
+    assert len(split["train"]["unlabeled"]) == 3 and split["test"] == []
+    dataset = datasets.load("first", 16)
+    assert (len(dataset.normal), len(dataset.unlabeled), len(dataset.test)) == (4, 3, 0)
+    said = capsys.readouterr().out
+    for words in ("known normal: 4 images of 4 patients", "unlabeled: 3 images", "test: 0 images",
+                  "16 x 20 (7)", "L (7)", "no AUC", "as they were"):  # fmt: skip
+        assert words in said
+    assert list(left_out_of(folder)) == []
+
+
+def test_a_folder_of_parts_with_a_labelled_test(layout):
+    counts = {"normal": 3, "unlabeled": 4, "test/normal": 2, "test/abnormal": 3}
+    folder = prepare(layout(counts), "parts")
+    split = split_of(folder)
+    assert [len(split["test"][k]) for k in "01"] == [2, 3]
+    dataset = datasets.load("parts", 16)
+    labels = datasets.load_labels(dataset)
+    assert labels.test.tolist() == [0, 0, 1, 1, 1] and labels.unlabeled.tolist() == [-1] * 4
+    assert [name[:8] for name in dataset.test.names] == ["test_nor"] * 2 + ["test_abn"] * 3
+
+
+def test_a_test_folder_without_labels_gives_scores_only(layout, capsys):
+    prepare(layout({"normal": 25, "unlabeled": 25, "test": 3}), "flat")
+    assert "no AUC" in capsys.readouterr().out
+    dataset = datasets.load("flat", 64)
+    run = runs.run("nearest_normals", dataset, "smoke")
+    test = run.scores[run.scores["part"] == "test"]
+    assert len(test) == 3 and test["label"].isna().all() and test["score"].notna().all()
+    assert "auc" not in run.metrics and run.metrics["images"] == 3
+    assert "threshold" in run.metrics and np.isfinite(test["percentile"]).all()
+
+
+@pytest.mark.parametrize("method", ["ganomaly", "sagan"])
+def test_a_network_trains_on_a_set_without_any_test_image(layout, method):
+    prepare(layout({"normal": 25, "unlabeled": 25}), "none")
+    run = runs.run(method, datasets.load("none", 64), "smoke")
+    assert set(run.scores["part"]) == {"held_out_normal", "unlabeled"}
+    assert run.metrics["images"] == 0 and run.metrics["steps"] == 8
+
+
+def test_normal_and_abnormal_folders_are_split_by_patient_and_seed(layout):
+    source = layout({"normal": 40, "abnormal": 20})
+    first, again, other = (
+        split_of(prepare(source, name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first == again and first != other
+    train = first["train"]
+    assert [len(first["test"][k]) for k in "01"] == [10, 5]
+    assert (len(train["0"]), len(train["unlabeled"]["0"]), len(train["unlabeled"]["1"])) == (
+        15, 15, 15,
+    )  # fmt: skip
+
+
+def csv_of(folder, rows, columns=("image", "label", "patient", "split")):
+    file = folder / "images.csv"
+    pd.DataFrame(rows, columns=columns).to_csv(file, index=False)
+    return file
+
+
+def test_a_table_says_labels_patients_and_parts(layout):
+    source = layout({"pictures": 8})
+    name = "pictures/pictures{}.png".format
+    rows = [
+        (name(5), "normal", "Smith", "train"),
+        (name(1), "0", "Jones", "normal"),
+        (name(2), "", "Brown", "train"),
+        (name(3), "abnormal", "Clark", "train"),
+        (name(4), "0", "Adams", "unlabeled"),
+        (name(0), "0", "Evans", "test"),
+        (name(6), "1", "Evans", "test"),
+        (name(7), "NORMAL", "Young", "test"),
+    ]
+    folder = prepare(csv_of(source, rows), "table")
+    split = split_of(folder)
+    assert split["train"]["0"] == ["pictures5.png", "pictures1.png"]
+    assert split["train"]["unlabeled"] == [f"pictures{i}.png" for i in (2, 3, 4)]
+    assert split["test"] == {"0": ["pictures0.png", "pictures7.png"], "1": ["pictures6.png"]}
+    # Adams, Brown, Clark, Evans, Jones, Smith, Young
+    patients = metadata_of(folder).set_index("image")["patient"]
+    assert [patients[f"pictures{i}.png"] for i in range(8)] == list("45231647")
+
+
+def test_a_table_without_a_split_is_split(layout):
+    source = layout({"p": 60})
+    rows = [(f"p/p{i}.png", "01"[i >= 40], f"patient{i // 2}") for i in range(60)]
+    folder = prepare(csv_of(source, rows, ("image", "label", "patient")), "drawn")
+    dataset = datasets.load("drawn", 16)  # which refuses a patient in two parts
+    labels = datasets.load_labels(dataset)
+    assert np.bincount(labels.test).tolist() == [10, 4]
+    assert len(dataset.normal) == 14 or len(dataset.normal) == 16
+    assert len(dataset.normal) + len(dataset.unlabeled) == 46
+    assert split_of(folder)["train"]["unlabeled"].keys() == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "words"),
+    [
+        ([("a.png", "0")], ("file", "label"), "needs the columns image and label"),
+        ([("a.png", "ill")], ("image", "label"), "label is 'ill'"),
+        ([("a.png", "0", "valid")], ("image", "label", "split"), "split is 'valid'"),
+        ([("a.png", "0")], ("image", "label"), "a.png cannot be read: No such file"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_refused(tmp_path, rows, columns, words):
+    with pytest.raises(DatasetError, match=words):
+        prepare(csv_of(tmp_path, rows, columns), "refused")
+    assert sets() == []
+
+
+def test_a_table_may_name_damaged_and_contradictory_rows(layout):
+    source = layout({"p": 9})
+    rows = [(f"p/p{i}.png", "0", "", "normal" if i < 4 else "unlabeled") for i in range(8)]
+    rows += [("p/p0.png", "0", "", "normal"), ("p/p8.png", "1", "", "normal")]
+    rows += [("missing.png", "", "", "unlabeled")]
+    left_out = left_out_of(prepare(csv_of(source, rows), "some"))
+    assert left_out.keys() == {"p0.png", "p8.png", "missing.png"}
+    assert "two rows" in left_out["p0.png"] and "abnormal" in left_out["p8.png"]
+
+
+def test_dicom_of_any_depth_with_patients_from_the_headers(tmp_path, capsys):
+    for i in range(6):
+        draw_dicom(
+            tmp_path / "n" / f"{i % 2}" / "study" / f"IM{i}", f"P{5 - i // 2}", ViewPosition="PA"
+        )
+        draw_dicom(tmp_path / "u" / f"scan{i}.dcm", f"Q{i}", PatientSex="M", PatientAge="061Y")
+    folder = prepare(tmp_path / "n", "dicom", tmp_path / "u")
+    metadata = metadata_of(folder).set_index("image")
+    assert metadata.loc["IM0.png"].to_dict() == {"patient": "3", "view": "PA", "sex": "", "age": ""}
+    assert metadata.loc["scan5.png"].to_dict() == {
+        "patient": "9", "view": "", "sex": "M", "age": "61",
+    }  # fmt: skip
+    assert "known normal: 6 images of 3 patients" in capsys.readouterr().out
+    assert split_of(folder)["conversion"] == "window"
+    assert datasets.load("dicom", 16).conversion == "window"
+
+
+@pytest.mark.parametrize("conversion", ["window", "benchmark"])
+def test_the_conversion_is_kept_with_the_set_and_with_its_runs(tmp_path, conversion):
+    for i in range(25):
+        window = dict(WindowCenter=1000, WindowWidth=500)
+        draw_dicom(tmp_path / "n" / f"{i}.dcm", f"{i}", **window)
+        draw_dicom(tmp_path / "u" / f"u{i}.dcm", f"u{i}", **window)
+    prepare(tmp_path / "n", "set", tmp_path / "u", conversion=conversion)
+    dataset = datasets.load("set", 64)
+    assert dataset.conversion == conversion
+    assert runs.run("mean_image", dataset, "smoke").config["conversion"] == conversion
+
+
+def test_no_header_value_reaches_what_is_written_or_said(tmp_path, capfd, monkeypatch):
+    for i in range(12):
+        healthy, planted = (
+            PLANTED | {"PatientID": f"{PLANTED['PatientID']}-{part}{i}"} for part in "nu"
+        )
+        draw_dicom(tmp_path / "n" / f"{i}.dcm", shape=(64, 64), **healthy)
+        draw_dicom(tmp_path / "u" / f"u{i}.dcm", shape=(64, 64), **planted)
+        damaged = draw_dicom(tmp_path / "u" / f"damaged{i}.dcm", **planted)
+        damaged.write_bytes(damaged.read_bytes()[: -100 * i - 1])
+    (tmp_path / "u" / "name.dcm").write_bytes(
+        draw_dicom(tmp_path / "u" / "name.dcm", **PLANTED)
+        .read_bytes()
+        .replace(b"MONOCHROME2", b"PLANTED    ")
+    )
+    prepare(tmp_path / "n", "planted", tmp_path / "u")
+    dataset = datasets.load("planted", 64)
+    run = runs.run("nearest_normals", dataset, "smoke")
+    written = [p for p in root().rglob("*") if p.is_file()]
+    assert {"data.json", "metadata.csv", "left_out.csv", "scores.csv"} <= {p.name for p in written}
+    secrets = [value.encode() for value in PLANTED.values()]
+    # Compressed files are looked at unpacked: pixels alone.
+    for file in written:
+        content = file.read_bytes()
+        if file.suffix == ".png":
+            with Image.open(file) as image:
+                assert not image.info
+        assert not any(secret in content for secret in secrets), file
+    assert not any(value in "".join(capfd.readouterr()) for value in PLANTED.values())
+    assert run.scores["patient"].astype(str).str.fullmatch(r"\d+").all()
+
+
+def test_a_pattern_finds_the_patient_in_a_file_name(tmp_path):
+    for name in ("007_a", "007_b", "12_a", "none"):
+        draw(tmp_path / "n" / f"{name}.png")
+    draw(tmp_path / "u" / "99_x.png")
+    folder = prepare(tmp_path / "n", "pattern", tmp_path / "u", patient=r"^(\d+)_")
+    patients = metadata_of(folder).set_index("image")["patient"].to_dict()
+    assert patients == {
+        "007_a.png": "1", "007_b.png": "1", "12_a.png": "2", "99_x.png": "3", "none.png": "4",
+    }  # fmt: skip
+    with pytest.raises(DatasetError, match="no regular expression"):
+        prepare(tmp_path / "n", "broken", tmp_path / "u", patient="(")
+
+
+def test_a_patient_stands_in_one_part(tmp_path, capsys):
+    for name in ("normal/a_0", "normal/b_0", "normal/c_0", "unlabeled/b_1", "unlabeled/d_0",
+                 "test/normal/c_1", "test/abnormal/c_2", "test/abnormal/e_0"):  # fmt: skip
+        draw(tmp_path / "mine" / f"{name}.png")
+    folder = prepare(tmp_path / "mine", "torn", patient="^(.)_")
+    split = split_of(folder)
+    assert split["train"]["0"] == ["a_0.png"]
+    assert split["train"]["unlabeled"] == ["b_0.png", "b_1.png", "d_0.png"]
+    assert list(left_out_of(folder)) == ["c_0.png"]
+    assert "1 known normals moved" in capsys.readouterr().out
+    datasets.load("torn", 16)
+
+
+def test_an_image_stands_in_one_place(tmp_path):
+    one = draw(tmp_path / "mine" / "normal" / "one.png")
+    draw(tmp_path / "mine" / "normal" / "two.png"), draw(tmp_path / "mine" / "unlabeled" / "u.png")
+    # The same pixels in other files: colour, 16 bit.
+    Image.open(one).convert("RGB").save(tmp_path / "mine" / "unlabeled" / "colour.png")
+    deep = np.asarray(Image.open(one)).astype(np.uint16) * 257
+    (tmp_path / "mine" / "test").mkdir()
+    Image.fromarray(deep).save(tmp_path / "mine" / "test" / "deep.png")
+    os.symlink(tmp_path / "mine" / "normal" / "two.png", tmp_path / "mine" / "normal" / "link.png")
+    folder = prepare(tmp_path / "mine", "twins")
+    split = split_of(folder)
+    assert split == {
+        "train": {"0": ["link.png"], "unlabeled": ["u.png"]}, "test": ["deep.png"],
+    }  # fmt: skip
+    assert left_out_of(folder).keys() == {"one.png", "colour.png", "two.png"}
+    datasets.load("twins", 16)
+
+
+def test_files_of_one_name_get_their_folders_before_it(tmp_path):
+    for name in ("n/1/scan.png", "n/2/scan.png", "n/2/scan.tif", "n/3/other.png"):
+        draw(tmp_path / name)
+    draw(tmp_path / "u" / "Scan.png")
+    split = split_of(prepare(tmp_path / "n", "names", tmp_path / "u"))
+    assert split["train"]["0"] == ["1_scan.png", "2_scan.png", "2_scan_2.png", "other.png"]
+    assert split["train"]["unlabeled"] == ["u_Scan.png"]
+
+
+def test_larger_images_are_reduced_and_pixels_kept_else(tmp_path):
+    draw(tmp_path / "n" / "small.png", (30, 20))
+    draw(tmp_path / "n" / "deep.png", (20, 16), np.uint16)
+    draw(tmp_path / "n" / "wide.png", (50, 200))
+    draw(tmp_path / "n" / "colour.png", (20, 20, 3)), draw(tmp_path / "u" / "u.png")
+    folder = prepare(tmp_path / "n", "sizes", tmp_path / "u", size=40) / "images"
+    read = {
+        name: Image.open(folder / f"{name}.png") for name in ("small", "deep", "wide", "colour")
+    }
+    assert read["wide"].size == (40, 10) and read["colour"].mode == "RGB"
+    assert np.array_equal(read["small"], Image.open(tmp_path / "n" / "small.png"))
+    deep = np.asarray(Image.open(tmp_path / "n" / "deep.png")).astype(int)
+    assert np.array_equal(read["deep"], (deep + 128) // 257)
+
+
+def png_bomb(width=50000, height=50000):
+    """A small file that claims to hold a huge picture."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = zlib.compress(b"\0" * 10_000_000, 9)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+def test_what_cannot_be_used_is_named_and_left_out(tmp_path, capsys):
+    for name in ("n/good.png", "n/also good.png", "u/ünïcödé.png"):
+        draw(tmp_path / name)
+    (tmp_path / "n" / "empty.png").touch()
+    (tmp_path / "n" / "bomb.png").write_bytes(png_bomb())
+    (tmp_path / "n" / "text.jpg").write_text("no picture")
+    (tmp_path / "n" / "notes.txt").write_text("not an image, and not named")
+    (tmp_path / "n" / ".hidden.png").touch()
+    whole = draw(tmp_path / "n" / "cut.png", (200, 200)).read_bytes()
+    (tmp_path / "n" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    os.symlink(tmp_path / "nowhere", tmp_path / "n" / "dangling.png")
+    os.mkfifo(tmp_path / "n" / "pipe.png")
+    frames = [Image.new("L", (8, 8), i) for i in range(3)]
+    frames[0].save(tmp_path / "n" / "film.gif", save_all=True, append_images=frames[1:])
+    # What a file is called does not matter: a DICOM file as .png, a picture as .dcm.
+    draw_dicom(tmp_path / "n" / "wrong.png", "7")
+    draw(tmp_path / "n" / "really.png").rename(tmp_path / "n" / "really.dcm")
+    folder = prepare(tmp_path / "n", "bad", tmp_path / "u")
+    why = left_out_of(folder)
+    assert why.keys() == {
+        "empty.png", "bomb.png", "text.jpg", "cut.png", "dangling.png", "film.gif",
+    }  # fmt: skip
+    assert "no image" in why["text.jpg"] and "3 pictures" in why["film.gif"]
+    said = capsys.readouterr().out
+    assert all(f"{tmp_path / 'n' / name} {reason}" in said for name, reason in why.items())
+    kept = split_of(folder)["train"]["0"]
+    assert kept == ["also good.png", "good.png", "really.png", "wrong.png"]
+    assert sorted(os.listdir(folder / "images")) == sorted([*kept, "ünïcödé.png"])
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "phantom", "taken"])
+def test_a_name_that_cannot_be_is_refused_before_anything_is_written(layout, name):
+    source = layout({"normal": 2, "unlabeled": 2})
+    prepare(source, "taken")
+    before = contents(root())
+    with pytest.raises(DatasetError):
+        prepare(source, name)
+    assert contents(root()) == before
+
+
+def test_sources_that_hold_nothing_say_what_is_missing(layout, tmp_path):
+    with pytest.raises(DatasetError, match="name the folder of unlabeled images"):
+        prepare(layout({"a": 2}), "x")
+    with pytest.raises(DatasetError, match="There is no folder"):
+        prepare(tmp_path / "nowhere", "x", tmp_path / "mine")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="no unlabeled images"):
+        prepare(tmp_path / "mine" / "a", "x", tmp_path / "empty")
+    assert sets() == []
+
+
+def test_originals_are_only_read_and_a_failure_leaves_nothing(layout, monkeypatch):
+    source = layout({"normal": 3, "unlabeled": 3})
+    before = contents(source)
+    monkeypatch.setattr(folders, "write_lists", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare(source, "half")
+    assert sets() == []
+    monkeypatch.undo()
+    prepare(source, "whole")
+    assert contents(source) == before
+
+
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40
+).filter(lambda name: name not in (".", "..") and len(os.fsencode(name)) < 200)
+KINDS = st.sampled_from(["picture", "dicom", "empty", "text", "tiny", "twin", "link", "bytes"])
+
+
+@given(
+    files=st.lists(st.tuples(st.sampled_from(["n", "u"]), NAMES, NAMES, KINDS), max_size=8),
+    suffix=st.sampled_from([".png", ".dcm", ".JPG", ""]),
+)
+def test_any_folder_becomes_a_set_that_loads_or_says_why(tmp_path_factory, files, suffix):
+    here = tmp_path_factory.mktemp("any")
+    twin = draw(here / "n" / "first.png")
+    draw(here / "u" / "second.png")
+    for part, folder, name, kind in files:
+        file = here / part / folder / f"{name}{suffix}"
+        if file.exists() or file.parent.is_file():
+            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_kind(file, kind, twin)
+    found = [file for part in "nu" for file in folders.find_images(here / part)]
+    folder = prepare(here / "n", here.name, here / "u")
+    dataset = datasets.load(folder, 8)
+    listed = {*dataset.normal.names, *dataset.unlabeled.names}
+    assert sorted(listed) == sorted(os.listdir(folder / "images"))
+    assert len(listed) + len(pd.read_csv(folder / "left_out.csv")) == len(found)
+
+
+def write_kind(file, kind, twin):
+    if kind in ("picture", "tiny"):
+        shape = (1, 1) if kind == "tiny" else (9, 7)
+        Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(file, "PNG")
+    elif kind == "dicom":
+        draw_dicom(file, "someone")
+    elif kind == "link":
+        os.symlink(twin, file)
+    else:
+        content = {
+            "empty": b"",
+            "text": b"words",
+            "twin": twin.read_bytes(),
+            "bytes": b"\xff" * 300,
+        }
+        file.write_bytes(content[kind])
