@@ -23,6 +23,7 @@ from nblib import metrics
 from nblib.batches import to_float
 from nblib.datasets import Dataset, Labels
 from nblib.files import root, write_json, written_whole
+from nblib.methods.method import Detection
 from nblib.runs import Run
 
 _PALETTE = sns.color_palette("colorblind").as_hex()
@@ -286,7 +287,7 @@ def histogram(run: Run) -> Figure:
     held = scores.loc[scores["part"] == "held_out_normal", "score"]
     figure, axes = _figure(height=2.4)
     axes = axes[0, 0]
-    bins = np.histogram_bin_edges(test["score"], 30)
+    bins = np.histogram_bin_edges(pd.concat([test["score"], held]), 30)
     kinds = {"normal": (0, NORMAL, "//"), "abnormal": (1, ABNORMAL, None)}
     kinds |= {"label unknown": (-1, HELD_OUT, None)}
     for name, (label, colour, hatch) in kinds.items():
@@ -381,6 +382,33 @@ def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) ->
         bar = figure.colorbar(shade, ax=axes[-1].tolist(), fraction=0.02, extend="max")
         bar.ax.tick_params(labelsize=7)
     figure.suptitle(f"{run.config['method']}, {_where(run)}")
+    return figure
+
+
+@_styled
+def one_image(image: np.ndarray, detection: Detection, run: Run, title: str = "") -> Figure:
+    """One image (C, H, W), uint8, and what a run's method says of it: restored image, heat map.
+
+    Over it stand the percentile of its score among the run's held-out normals, and the decision.
+    """
+    held = run.scores.loc[run.scores["part"] == "held_out_normal", "score"].to_numpy()
+    score = next(iter(detection.scores.values()))
+    rank, cut = metrics.percentile(score, held)[0], metrics.threshold(held)
+    called = "" if np.isnan(cut) else f", called {'abnormal' if score[0] > cut else 'normal'}"
+    shown = {"input": image, "restored": detection.restored, "heat map": detection.map}
+    shown = {k: v if k == "input" else v[0] for k, v in shown.items() if v is not None}
+    figure, axes = _figure(1, 3, height=2.4)
+    for cell in axes.flat:
+        cell.axis("off")
+    for cell, (name, values) in zip(axes.flat, shown.items(), strict=False):
+        cell.axis("on")
+        if name == "heat map":
+            shade = _heat(cell, values, map_limit(run))
+            figure.colorbar(shade, ax=cell, fraction=0.046, extend="max")
+        else:
+            _image(cell, values)
+        cell.set_title(name)
+    figure.suptitle(f"{title}: percentile {rank:.0f}{called}")
     return figure
 
 

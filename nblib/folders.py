@@ -98,6 +98,16 @@ def prepare(
     return root() / "data" / "sets" / name
 
 
+def ready(name: str, source: str | Path = "", **how) -> str:
+    """The name of a set that is there, or is made of `source` now, as `prepare` does with `how`."""
+    here = root() / "data" / "sets" / name
+    if source and here.exists():
+        print(f"{here} is there, and is taken as it is: move it away to make it anew.")
+    elif source:
+        prepare(source, name, **how)
+    return name
+
+
 @contextlib.contextmanager
 def new_set(name: str) -> Iterator[Path]:
     """A temporary folder that becomes `data/sets/<name>` when the block ends well.

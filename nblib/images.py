@@ -42,7 +42,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
 def scaled(image: Image.Image, size: int, colour: str) -> np.ndarray:
     """An image as methods see it: uint8 (C, size, size), bilinear, the aspect not kept."""
     small = image.convert(MODES[colour]).resize((size, size), Image.Resampling.BILINEAR)
-    small = np.asarray(small)
+    small = np.array(small)  # a copy: torch wants to own what it reads
     return small[None] if small.ndim == 2 else small.transpose(2, 0, 1)
 
 

@@ -3,18 +3,20 @@
 python -m nblib score FOLDER --run RUN [--out FILE]
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nblib import metrics
+from nblib import metrics, runs
+from nblib.datasets import Dataset
+from nblib.dicom import Read
 from nblib.files import written_whole
 from nblib.folders import find_images
 from nblib.images import ImageError, read_all, scaled
-from nblib.methods.method import detect_all
+from nblib.methods.method import Detection, Method, detect_all
 from nblib.progress import progress
 from nblib.runs import Run
 from nblib.training import best_device
@@ -35,14 +37,8 @@ def score(images: str | Path, run: Run | str | Path, out: str | Path | None = No
     """
     run, images = _finished(run), Path(images).expanduser()
     files = [images] if images.is_file() else _images(images)
-    config, method = run.config, run.method().to(best_device())
-    size = method.image_size or config["size"]
-    colour = "grey" if config["channels"] == 1 else "rgb"
-
-    def pixels(file: Path, found) -> np.ndarray:
-        return scaled(found.image, size, colour)
-
-    read = read_all(files, config.get("conversion", "window"), pixels)
+    method = run.method().to(best_device())
+    read = read_all(files, _conversion(run), _as_seen(run, method))
     rows = []
     for _, row in zip(progress(len(files), "scoring"), _scored(method, read), strict=True):
         rows.append(row)
@@ -57,9 +53,33 @@ def score(images: str | Path, run: Run | str | Path, out: str | Path | None = No
     words = np.where(table["score"] > cut, "abnormal", "normal")
     table["decision"] = np.where(known & ~np.isnan(cut), words, "")
     if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         with written_whole(Path(out), "w") as file:
             table[COLUMNS].to_csv(file, index=False, float_format="%.6g")
     return table[COLUMNS]
+
+
+def chosen(run: str, method: str, dataset: Dataset, budget: str, seed: int) -> Run:
+    """The finished run in the folder `run` or, where that is '', one of `dataset`, made if need be.
+
+    Raises FileNotFoundError where there is no finished run in the folder.
+    """
+    return _finished(run) if run else runs.run(method, dataset, budget, seed)
+
+
+def look(image: str | Path, run: Run) -> tuple[np.ndarray, Detection]:
+    """The pixels (C, H, W) of one image as a run's method sees them, and what it says of them."""
+    method = run.method().to(best_device())
+    (found,) = read_all([Path(image)], _conversion(run), _as_seen(run, method))
+    if isinstance(found, ImageError):
+        raise found
+    return found, detect_all(method, found[None])
+
+
+def highest(table: pd.DataFrame, images: str | Path) -> Path:
+    """The file with the highest score of a table that `score` made of a folder or an image."""
+    images = Path(images).expanduser()
+    return images if images.is_file() else images / table.loc[table["score"].idxmax(), "image"]
 
 
 def summary(table: pd.DataFrame, run: Run | str | Path) -> str:
@@ -80,6 +100,16 @@ def summary(table: pd.DataFrame, run: Run | str | Path) -> str:
         lines.append("Too few known normals were held out for a decision: see score, percentile.")
     lines += [f"not scored: {row.image} {row.problem}" for row in table[~scored].itertuples()]
     return "\n".join(lines)
+
+
+def _conversion(run: Run) -> str:
+    return run.config.get("conversion", "window")
+
+
+def _as_seen(run: Run, method: Method) -> Callable[[Path, Read], np.ndarray]:
+    size = method.image_size or run.config["size"]
+    colour = "grey" if run.config["channels"] == 1 else "rgb"
+    return lambda file, found: scaled(found.image, size, colour)
 
 
 def _scored(method, read: Iterator) -> Iterator[tuple[float, str]]:

@@ -405,6 +405,15 @@ def test_originals_are_only_read_and_a_failure_leaves_nothing(layout, monkeypatc
     assert contents(source) == before
 
 
+def test_a_set_is_made_once_and_then_taken_as_it_is(layout, capsys):
+    source = layout({"normal": 2, "unlabeled": 2})
+    assert folders.ready("once", source) == "once" and "2 images" in capsys.readouterr().out
+    before = contents(root())
+    assert folders.ready("once", source) == "once" and "as it is" in capsys.readouterr().out
+    assert folders.ready("phantom") == "phantom" and capsys.readouterr().out == ""
+    assert contents(root()) == before
+
+
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40
 ).filter(lambda name: name not in (".", "..") and len(os.fsencode(name)) < 200)

@@ -10,6 +10,7 @@ from PIL import Image
 from test_dicom import header_of
 
 from nblib import datasets, metrics, runs, scoring
+from nblib.dicom import ImageError
 from nblib.runs import Run
 
 
@@ -141,3 +142,27 @@ def test_the_command_says_in_a_sentence_what_is_missing(run, tmp_path, what):
     done = command("score", images, "--run", tmp_path if what == "run" else run.folder)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr and str(tmp_path) in done.stderr
+
+
+def test_a_run_is_loaded_from_its_folder_or_made(run):
+    run, dataset = run
+    assert scoring.chosen(str(run.folder), "sagan", dataset, "quick", 7).folder == run.folder
+    made = scoring.chosen("", "mean_image", dataset, "smoke", 0)
+    assert made.config["method"] == "mean_image" and made.config["set"] == dataset.name
+    with pytest.raises(FileNotFoundError, match="no folder of a finished run"):
+        scoring.chosen(str(dataset.folder), "sagan", dataset, "smoke", 0)
+
+
+def test_one_image_is_looked_at_as_the_run_sees_it(run, tmp_path):
+    run, dataset = run
+    table = scoring.score(dataset.folder / "images", run)
+    file = scoring.highest(table, dataset.folder / "images")
+    assert table.set_index("image")["score"].idxmax() == file.name
+    assert scoring.highest(table, file) == file
+    pixels, detection = scoring.look(file, run)
+    assert np.array_equal(pixels[0], np.asarray(Image.open(file)))
+    assert next(iter(detection.scores.values())) == pytest.approx(table["score"].max(), rel=1e-5)
+    assert detection.map.shape == (1, 64, 64)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ImageError, match=r"text\.png is no image"):
+        scoring.look(tmp_path / "text.png", run)
