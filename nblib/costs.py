@@ -85,7 +85,7 @@ def table(results: list[Result]) -> pd.DataFrame:
     """A row a method of some results: what it costs at their budget, counted and measured.
 
     auc: mean over the seeds. parameters: trained ones. score_mflop, train_mflop: of an image.
-    memory_mib: of a training step, see `training_memory`. seconds, ms_per_image: of the runs, on
+    memory_mib: of a training step, see `training`. seconds, ms_per_image: of the runs, on
     the device that their configuration names, with whatever ran beside them.
     """
     report.one_set(results)
@@ -164,18 +164,21 @@ def _totals(name: str, budget: str, size: int, channels: int, code: str) -> dict
     if not _trains(name):
         return found | dict.fromkeys(("train_mflop", "step_images", "memory_mib"), 0)
     batch_size = budgets.arguments(name, budget, size, channels)["batch_size"]
+    operations, memory = training(method, image, batch_size)
     return found | {
-        "train_mflop": _training(method, image) / 1e6,
+        "train_mflop": operations / 1e6,
         "step_images": batch_size * method.batch_size,  # ALAD takes two for each of a batch
-        "memory_mib": training_memory(method, image, batch_size) / 2**20,
+        "memory_mib": memory / 2**20,
     }
 
 
-def training_memory(method: Method, image: torch.Tensor, batch_size: int) -> int:
-    """Bytes that a step with `batch_size` images needs at least; the method's batches are of one.
+def training(method: Method, image: torch.Tensor, batch_size: int) -> tuple[float, int]:
+    """Operations of a step for each image of a batch, and the bytes that it needs at least.
 
-    Four numbers a parameter (weight, gradient, two moments of Adam), and what autograd keeps until
-    the gradient of the largest update is taken, which grows with the batch.
+    The method's batches are of one image; memory is that of a step with `batch_size`: four numbers
+    a parameter (weight, gradient, two moments of Adam), and what autograd keeps until the gradient
+    of the largest update is taken, which grows with the batch. Both over a step of the critic alone
+    and one of both; nothing is updated.
     """
     method.train()
     own = {p.untyped_storage().data_ptr() for p in method.parameters()}
@@ -195,10 +198,12 @@ def training_memory(method: Method, image: torch.Tensor, batch_size: int) -> int
 
     images = image.expand(method.batch_size, -1, -1, -1)
     optimizers, batch = method.optimizers(), Batch(images, images, images)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with hooks, Counter() as counter:
         for step in (0, 1):
             _take_step(method, optimizers, batch, step, before_gradient=before_gradient)
-    return 16 * _trained(method) + batch_size * peak
+    memory = 16 * _trained(method) + batch_size * peak
+    return counter.total / 2 / method.batch_size, memory
 
 
 def _of_one_image(name: str, budget: str, size: int, channels: int) -> tuple[Method, torch.Tensor]:
@@ -218,7 +223,7 @@ def _count(name: str, budget: str, size: int, channels: int) -> dict[str, str]:
     rows = {what: f"{number:,}" for what, number in rows.items() if number}
     rows["scoring an image, MFLOP"] = f"{_scoring(method, image) / 1e6:,.0f}"
     if _trains(name):
-        rows["training with an image, MFLOP"] = f"{_training(method, image) / 1e6:,.0f}"
+        rows["training with an image, MFLOP"] = f"{training(method, image, 1)[0] / 1e6:,.0f}"
     return rows
 
 
@@ -254,16 +259,6 @@ def _scoring(method: Method, image: torch.Tensor) -> int:
     return counter.total
 
 
-def _training(method: Method, image: torch.Tensor) -> float:
-    method.train()
-    optimizers = method.optimizers()
-    images = image.expand(method.batch_size, -1, -1, -1)
-    with Counter() as counter:
-        for step in (0, 1):
-            _take_step(method, optimizers, Batch(images, images, images), step)
-    return counter.total / 2 / method.batch_size
-
-
 def _turn(name: str, budget: str, size: int, channels: int) -> Callable[[], float]:
     """A function that takes two steps of a method and gives the seconds that they took."""
     device = best_device()
@@ -290,16 +285,18 @@ def _take_step(
     batch: Batch,
     step: int,
     precision: str = "fp32",
-    before_gradient: Callable[[], None] = lambda: None,
+    before_gradient: Callable[[], None] | None = None,
 ) -> None:
-    """What a step of `training.fit` computes."""
+    """What a step of `training.fit` computes; with `before_gradient` nothing is updated."""
     updates = method.updates(batch, step)
     while (update := next_update(updates, batch.normal.device.type, precision)) is not None:
         name, terms = update
         if name is not None:
-            before_gradient()
+            if before_gradient:
+                before_gradient()
             groups = optimizers[name].param_groups
             owned = [p for group in groups for p in group["params"]]
             optimizers[name].zero_grad()
             sum(terms.values()).backward(inputs=owned)
-            optimizers[name].step()
+            if not before_gradient:
+                optimizers[name].step()

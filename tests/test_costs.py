@@ -331,7 +331,12 @@ def test_the_memory_of_a_training_step_is_four_numbers_a_parameter_and_what_auto
             yield "G", {"loss": self.G(batch.normal.flatten(1)).square().mean()}
 
     image = torch.zeros(1, 1, 2, 5)
-    found = costs.training_memory(Two(), image, batch_size=7)
+    two = Two()
+    before = [p.clone() for p in two.parameters()]
+    operations, found = costs.training(two, image, batch_size=7)
+    assert all(map(torch.equal, before, two.parameters()))
+    # Forward, the gradient of the weights, and that of the second layer's input.
+    assert operations == 2 * (2 * 10 * 20 + 3 * 20 * 5)
     weights = 10 * 20 + 20 * 5 + 5
     # Kept for the gradient: the input, the output of the ReLU and that of the network.
     assert found == 16 * weights + 7 * 4 * (10 + 20 + 5)
