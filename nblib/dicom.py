@@ -55,6 +55,10 @@ def read(file: Path, conversion: str = "window") -> Read:
 
     try:
         header = pydicom.dcmread(file, force=True)
+        if "TransferSyntaxUID" not in header.file_meta:  # older exports: the header shows which
+            implicit = header.original_encoding[0]
+            syntax = pydicom.uid.ImplicitVRLittleEndian if implicit else None
+            header.file_meta.TransferSyntaxUID = syntax or pydicom.uid.ExplicitVRLittleEndian
         if why := _unusable(header):
             raise ImageError(file, why)
         image = Image.fromarray(_pixels(header, conversion))
@@ -104,7 +108,7 @@ def _is_cut_off(header) -> bool:
     if not syntax.is_encapsulated or syntax == RLELossless:
         return False
     frame = next(generate_frames(header.PixelData, number_of_frames=1))
-    return not frame.rstrip(b"\0").endswith(b"\xff\xd9")
+    return b"\xff\xd9" not in frame[-64:]  # a few bytes may follow
 
 
 def _pixels(header, conversion: str) -> np.ndarray:
@@ -115,40 +119,64 @@ def _pixels(header, conversion: str) -> np.ndarray:
     if header.PhotometricInterpretation == "PALETTE COLOR":
         values = apply_color_lut(values, header)
     if values.ndim == 3:
-        return values if values.dtype == np.uint8 else _stretched(values)
+        most = np.iinfo(values.dtype).max
+        return values if values.dtype == np.uint8 else _stretched(values, 0, most)
     inverted = header.PhotometricInterpretation == "MONOCHROME1"
     if conversion == "benchmark":
         values = values.max() - values if inverted else values
         return values if values.dtype == np.uint8 else _stretched(values)
-    shades = _windowed(header, values)
-    return 255 - shades if inverted else shades
+    padding = _padding(header, values)
+    shades = _windowed(header, values, padding)
+    shades = 255 - shades if inverted else shades
+    return np.where(padding, np.uint8(0), shades)
 
 
-def _windowed(header, values: np.ndarray) -> np.ndarray:
+def _padding(header, values: np.ndarray) -> np.ndarray:
+    """Which pixels (H, W) only fill the frame, and are black in every viewer (C.7.5.1.1.2)."""
+    first = header.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(values.shape, bool)
+    last = header.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(first), int(first if last is None else last)))
+    padding = (values >= low) & (values <= high)
+    return padding if not padding.all() else np.zeros(values.shape, bool)
+
+
+def _windowed(header, values: np.ndarray, padding: np.ndarray) -> np.ndarray:
     """Modality LUT, then VOI LUT or window, as uint8; 8-bit values without either stay as they are.
 
-    DICOM PS3.3, C.11.1 and C.11.2.
+    DICOM PS3.3, C.11.1 and C.11.2. A window without a width is none.
     """
+    from pydicom.multival import MultiValue
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
+    for name in ("RescaleSlope", "RescaleIntercept"):
+        if name in header and header[name].value is None:
+            del header[name]
     scaled = apply_modality_lut(values, header)
     table = header.get("VOILUTSequence")
     if table:
-        return _stretched(apply_voi_lut(scaled, header), 0, 2 ** int(table[0].LUTDescriptor[2]) - 1)
-    if header.get("WindowWidth") is not None and header.get("WindowCenter") is not None:
-        # The two ends of what the window gives: two more pixels, beyond every window.
+        count, first = (int(number) for number in table[0].LUTDescriptor[:2])
+        # All that the table gives: files declare 16 bits and fill 12.
+        whole = apply_voi_lut(np.arange(first, first + (count or 2**16)), header)
+        return _stretched(apply_voi_lut(scaled, header), 0, whole.max())
+    width, center = (header.get(f"Window{name}") for name in ("Width", "Center"))
+    width = width[0] if isinstance(width, MultiValue) else width
+    if width is not None and center is not None and width >= 1:
+        # What lies below and above every window, to know where black and white are.
         shown = apply_voi_lut(np.append(scaled.astype(float), [-1e12, 1e12]), header)
         return _stretched(shown[:-2].reshape(scaled.shape), *shown[-2:])
-    if scaled.dtype == np.uint8:
-        return scaled
-    return _stretched(scaled)
+    if values.dtype == np.uint8 and np.array_equal(scaled, values):
+        return values
+    seen = scaled[~padding]
+    return _stretched(scaled, seen.min(), seen.max())
 
 
 def _stretched(values: np.ndarray, low: float | None = None, high: float | None = None):
-    """Values from `low` to `high`, by default their least and largest, as 0 to 255."""
+    """Values from `low` (which may be above `high`) to `high`, by default all, as 0 to 255."""
     low = values.min() if low is None else low
     high = values.max() if high is None else high
-    share = (values.astype(float) - low) / max(high - low, 1e-12)
+    share = (values.astype(float) - low) / (high - low or 1)
     return (np.clip(share, 0, 1) * 255).astype(np.uint8)
 
 

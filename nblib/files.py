@@ -52,9 +52,15 @@ class DatasetError(ValueError):
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """A CSV file as text; an empty cell is ''. Raises DatasetError where it is none."""
+    """A CSV file as text, its cells parted by commas or, where the first line has none, semicolons.
+
+    An empty cell is ''. Raises DatasetError where it is no table.
+    """
     try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
+        with open(file, errors="replace") as lines:
+            first = lines.readline()
+        between = ";" if ";" in first and "," not in first else ","
+        return pd.read_csv(file, sep=between, dtype=str, keep_default_na=False, index_col=False)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         why = " ".join(str(error).split()).rstrip(".")
         problem = f"{file} is no table of comma-separated values: {why}."

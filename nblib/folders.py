@@ -17,7 +17,6 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,13 +29,15 @@ from nblib.images import (
     SUFFIXES,
     ImageError,
     Read,
-    looks_like_dicom,
+    may_be_image,
     pixel_digest,
     read_all,
 )
 from nblib.progress import progress
 
-NORMAL_WORDS, ABNORMAL_WORDS = ("0", "normal"), ("1", "abnormal")
+NORMAL_WORDS, ABNORMAL_WORDS = ("0", "0.0", "normal"), ("1", "1.0", "abnormal")
+NOBODY = ("", "na", "n/a", "nan", "none", "unknown", "anon", "anonymous", "anonymized")
+"""What headers and tables call a patient who is not known."""
 
 FACTS = ["view", "sex", "age"]
 """Further columns of metadata.csv: what DICOM headers or a download's tables say of an image."""
@@ -69,29 +70,34 @@ def prepare(
     there will be scores, and no AUC.
 
     size: pixels of the longer side, to which larger images are reduced; None keeps their own.
-    patient: a regular expression whose first group (or whole match) in a file's name is its
-    patient, such as '^(\\d+)_'; else patients are those of the csv or of the DICOM headers, and an
-    image without one is a patient of its own. Patients are numbered, whatever they are called.
-    conversion: of DICOM files, 'window' or 'benchmark', see `images`.
+    patient: a regular expression whose first group (or whole match) in a file's name, or else in
+    the name of the nearest folder where it matches, is the patient, such as '^([0-9]+)_'; else
+    patients are those of the csv or of the DICOM headers, and an image without one is a patient of
+    its own. Patients are numbered, whatever they are called.
+    conversion: of DICOM files, 'window' or 'benchmark', see `dicom`.
 
     Files that cannot be used, and images that stand in two places, are left out, and listed with
-    the reason in left_out.csv. Raises DatasetError where nothing can be made of the source, or
-    there is a set of that name.
+    the reason in left_out.csv; originals.csv says which file each image was. Raises DatasetError
+    where nothing can be made of the source, or there is a set of that name.
     """
+    if size is not None and size < 1:
+        raise ValueError(f"size is {size}, but must be at least 1.")
     source = Path(source).expanduser()
     table, left_out = _understood(source, unlabeled, test)
     with new_set(name) as folder:
         table, unusable = convert(table, folder / "images", size, conversion)
         table["patient"] = numbered(_patients(table, patient))
-        table, twins = _without_twins(table)
+        table, twins = without_twins(table)
         table = _drawn(table, seed)
+        table, unclear = _without_unclear_tests(table)
         table, torn = _one_part_a_patient(table)
-        left_out += unusable + twins + torn
-        if lacking := _lacking(table):
+        left_out += unusable + twins + unclear + torn
+        if lacking := lacking_parts(table):
             problems = [f"{source} gives no {part} images." for part in lacking]
-            raise DatasetError(problems + [f"{_text(f)} {why}" for f, why in left_out])
+            raise DatasetError(problems + _doubts(table) + listed(left_out))
         write_lists(folder, table, conversion)
-        write_left_out(folder, left_out)
+        write_files(folder / "left_out.csv", left_out, "why")
+        write_files(folder / "originals.csv", table[["file", "name"]].to_numpy(), "image")
         for file in set(os.listdir(folder / "images")) - set(table["name"]):
             os.unlink(folder / "images" / file)
     print(summary(source, table, left_out, root() / "data" / "sets" / name))
@@ -101,8 +107,8 @@ def prepare(
 def ready(name: str, source: str | Path = "", **how) -> str:
     """The name of a set that is there, or is made of `source` now, as `prepare` does with `how`."""
     here = root() / "data" / "sets" / name
-    if source and here.exists():
-        print(f"{here} is there, and is taken as it is: move it away to make it anew.")
+    if source and here.exists() and name != "phantom":
+        print(f"{here} is there, and is taken as it is. To make another, choose another name.")
     elif source:
         prepare(source, name, **how)
     return name
@@ -115,10 +121,10 @@ def new_set(name: str) -> Iterator[Path]:
     Raises DatasetError where there is such a set, or the name is none of a folder.
     """
     here = root() / "data" / "sets" / name
-    if not name or here.name != name or name in (".", "..", "phantom"):
+    if not re.fullmatch(r"\w[\w .-]{0,59}", name) or name == "phantom":
         raise DatasetError([f"'{name}' is no name for a set: give it one such as my_set."])
     if here.exists():
-        raise DatasetError([f"There is a set {here}: choose another name, or move it away."])
+        raise DatasetError([f"There is a set {here}: choose another name."])
     here.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=here.parent))
     try:
@@ -132,75 +138,97 @@ def new_set(name: str) -> Iterator[Path]:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Pictures and DICOM files in a folder, at any depth, sorted.
+    """Pictures and DICOM files in a folder, at any depth and through links, sorted.
 
-    A file is taken for an image by the end of its name, or where it begins as DICOM does. What is
-    hidden is left alone, and links to folders are not followed.
+    A file is taken for an image by the end of its name, or by how it begins. What is hidden is left
+    alone. Raises DatasetError where there is no folder, or it must not be read.
     """
+
+    def stop(error: OSError) -> None:
+        raise DatasetError([f"{error.filename} cannot be read: {error.strerror}."])
+
     if not folder.is_dir():
-        raise DatasetError([f"There is no folder {folder}."])
-    found = []
-    for where, folders, files in os.walk(folder):
+        raise DatasetError([f"There is no folder {folder.absolute()}."])
+    found, seen = [], set()
+    for where, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+        seen.add(os.path.realpath(where))
         folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [n for n in folders if os.path.realpath(Path(where, n)) not in seen]
         paths = (Path(where, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if _may_be_image(path)]
+        found += [path for path in paths if may_be_image(path)]
     return sorted(found)
-
-
-def _may_be_image(path: Path) -> bool:
-    if path.exists() and not path.is_file():
-        return False
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    try:
-        return looks_like_dicom(path)
-    except OSError:
-        return False
 
 
 def _understood(source: Path, unlabeled: str | Path, test: str | Path):
     """The table of a source, without names, and (file, why) of what it lists in vain."""
     if source.is_file():
+        if unlabeled or test:
+            raise DatasetError([f"{source} says itself what is unlabeled and test: name it alone."])
         return _from_csv(source)
-    parts = {"normal": (source, "normal", 0)}
-    if (source / "normal").is_dir():
-        places = {
-            "normal": ("normal", 0),
-            "unlabeled": ("unlabeled", -1),
-            "abnormal": ("", 1),
-            "test": ("test", -1),
-        }
-        parts = {k: (source / k, *how) for k, how in places.items() if (source / k).is_dir()}
-        if "abnormal" in parts:
-            parts["normal"] = (source / "normal", "", 0)
-    if unlabeled:
-        parts["unlabeled"] = (Path(unlabeled).expanduser(), "unlabeled", -1)
-    if test:
-        parts["test"] = (Path(test).expanduser(), "test", -1)
+    if not source.is_dir():
+        raise DatasetError([f"There is no file or folder {source.absolute()}."])
+    inside = {path.name.lower(): path for path in sorted(source.iterdir()) if path.is_dir()}
+    left_out = []
+    if "normal" in inside:
+        names = {"normal", "unlabeled", "abnormal", "test"}
+        parts = {name: path for name, path in inside.items() if name in names}
+        others = [path for path in sorted(source.iterdir()) if path not in parts.values()]
+        why = f"is none of the folders {', '.join(sorted(names))}, and was not read."
+        left_out = [(path, why) for path in others if path.is_dir() or may_be_image(path)]
+    else:
+        parts = {"normal": source}
+    parts |= {"unlabeled": Path(unlabeled).expanduser()} if unlabeled else {}
+    parts |= {"test": Path(test).expanduser()} if test else {}
     if len(parts) == 1:
         raise DatasetError(
             [f"{source} has no folders normal and unlabeled: name the folder of unlabeled images."]
         )
-    of_test = parts.get("test", (source,))[0]
-    if (of_test / "normal").is_dir() and (of_test / "abnormal").is_dir() and "test" in parts:
-        del parts["test"]
-        parts["test/normal"] = (of_test / "normal", "test", 0)
-        parts["test/abnormal"] = (of_test / "abnormal", "test", 1)
-    rows = [(f, part, label, "") for d, part, label in parts.values() for f in find_images(d)]
-    table = pd.DataFrame(rows, columns=["file", "part", "label", "patient"])
+    is_open = "abnormal" in parts
+    meant = {"normal": ("" if is_open else "normal", 0), "abnormal": ("", 1)}
+    meant |= {"unlabeled": ("unlabeled", -1), "test": ("test", -1)}
+    places = [(parts[name], *how) for name, how in meant.items() if name in parts]
+    if "test" in parts:
+        places = places[:-1] + _places_of_test(parts["test"])
+    rows = [(f, len(d.parts), *how, "") for d, *how in places for f in find_images(d)]
+    table = pd.DataFrame(rows, columns=["file", "depth", "part", "label", "patient"])
+    # A folder within another has its own files; a link to a file is that file.
+    deepest = table.groupby("file")["depth"].transform("max") == table["depth"]
+    table = table[deepest].drop(columns="depth")
     twice = table["file"].map(os.path.realpath).duplicated()
-    return table[~twice], [(f, "is the same file as another.") for f in table["file"][twice]]
+    left_out += [(f, "is the same file as another.") for f in table["file"][twice]]
+    return table[~twice], left_out
+
+
+def _places_of_test(folder: Path) -> list[tuple[Path, str, int]]:
+    """The folders of test images, with part and label."""
+    if not folder.is_dir():
+        raise DatasetError([f"There is no folder {folder.absolute()}."])
+    inside = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    classes = [name for name in ("normal", "abnormal") if name in inside]
+    if len(classes) == 1:
+        raise DatasetError([f"{folder} holds {classes[0]}, but not both of normal and abnormal."])
+    if classes:
+        return [(inside[name], "test", label) for label, name in enumerate(classes)]
+    return [(folder, "test", -1)]
+
+
+COLUMNS = ("image", "label", "patient", "split")
 
 
 def _from_csv(file: Path):
     given = read_table(file)
+    given.columns = given.columns.str.strip().str.lower()
     if not {"image", "label"} <= set(given):
         has = ", ".join(given)
         raise DatasetError([f"{file} needs the columns image and label; it has {has}."])
-    words = given["label"].str.strip().str.lower()
+    for column in ("patient", "split"):
+        like = [name for name in given if column in name]
+        if like and column not in like:
+            raise DatasetError([f"{file} has a column {like[0]}: call it {column}, or remove it."])
+    given = given.reindex(columns=COLUMNS, fill_value="").apply(lambda cells: cells.str.strip())
+    words, splits = given["label"].str.lower(), given["split"].str.lower()
     labels = np.select([words.isin(NORMAL_WORDS), words.isin(ABNORMAL_WORDS), words == ""],
                        [0, 1, -1], -2)  # fmt: skip
-    splits = given.get("split", pd.Series("", given.index)).str.strip().str.lower()
     parts = splits.where(splits != "train", np.where(labels == 0, "normal", "unlabeled"))
     problems = [
         f"{file}: {column} is '{value}' in a row, but must be {allowed}."
@@ -214,25 +242,30 @@ def _from_csv(file: Path):
     if problems:
         raise DatasetError(problems)
     table = pd.DataFrame({
-        "file": [file.parent / name for name in given["image"]],
+        "file": [file.parent / name.replace("\\", "/") for name in given["image"]],
         "part": parts,
         "label": labels,
-        "patient": given.get("patient", pd.Series("", given.index)).str.strip(),
+        "patient": given["patient"],
     })  # fmt: skip
     known = table["part"] == "normal"
     wrong = known & (table["label"] == 1)
-    twice = table["file"].map(os.path.realpath).duplicated()
-    left_out = [(f, "is called a known normal and abnormal.") for f in table["file"][wrong]]
-    left_out += [(f, "stands in two rows.") for f in table["file"][twice & ~wrong]]
     table.loc[known, "label"] = 0
-    return table[~wrong & ~twice], left_out
+    real = table["file"].map(os.path.realpath)
+    kinds = table.drop(columns="file").assign(real=real).drop_duplicates()["real"].value_counts()
+    torn = real.map(kinds) > 1
+    twice = real.duplicated() & ~torn
+    left_out = [(f, "is called a known normal and abnormal.") for f in table["file"][wrong]]
+    left_out += [
+        (f, "stands in rows that say different things of it.") for f in table["file"][torn & ~wrong]
+    ]
+    return table[~wrong & ~torn & ~twice], left_out
 
 
 def convert(table: pd.DataFrame, images: Path, size, conversion: str, quality: int = 90):
     """Write the images of `table` into a folder; returns the table of those, and (file, why).
 
     size: see `prepare`, or a function of the image, such as of a crop. Rows without a `name` get
-    one: that of the file, with the folder before it where two files share it. To the table come
+    one: that of the file, with a number where two files share it. To the table come
     digest (of the pixels in grey, as `datasets.load` compares them), width, height, mode,
     header_patient, and view, sex, age where a DICOM header has them.
     """
@@ -243,6 +276,7 @@ def convert(table: pd.DataFrame, images: Path, size, conversion: str, quality: i
 
     def write(file: Path, found: Read) -> dict:
         image = size(found.image) if callable(size) else _reduced(found.image, size)
+        image.info = {}  # profiles and comments, which would be written too
         with written_whole(images / name_of[file]) as out:
             is_jpeg = name_of[file].lower().endswith((".jpg", ".jpeg"))
             # Fast rather than small: level 1 is a third of the time of Pillow's 6.
@@ -270,13 +304,11 @@ def convert(table: pd.DataFrame, images: Path, size, conversion: str, quality: i
 
 
 def _names(files: list[Path]) -> list[str]:
-    """A name in the set for each file, its own where that is only its own."""
-    stems = [_text(file.stem)[:60] for file in files]
-    count = Counter(map(str.lower, stems))
+    """A name in the set for each file: its own, with a number from the second of a name on."""
     names, used = [], set()
-    for file, stem in zip(files, stems, strict=True):
-        if count[stem.lower()] > 1:
-            stem = f"{_text(file.parent.name)[:60]}_{stem}"
+    for file in files:
+        stem = file.stem if file.suffix.lower() in SUFFIXES else file.name
+        stem = as_text(stem).encode()[:100].decode(errors="ignore")
         name, number = stem, 1
         while name.lower() in used:
             number += 1
@@ -286,7 +318,7 @@ def _names(files: list[Path]) -> list[str]:
     return names
 
 
-def _text(path: str | Path) -> str:
+def as_text(path: str | Path) -> str:
     """A path as a line of text: what is no character, or would end a line, becomes a '?'."""
     unfit = ("Cc", "Cs", "Zl", "Zp")
     return "".join("?" if unicodedata.category(c) in unfit else c for c in os.fspath(path))
@@ -301,16 +333,27 @@ def _reduced(image: Image.Image, size: int | None) -> Image.Image:
 
 
 def _patients(table: pd.DataFrame, pattern: str) -> pd.Series:
-    """What the csv, a pattern or the header calls the patient of each image, else ''."""
-    if not pattern:
-        return table["patient"].where(table["patient"] != "", table["header_patient"])
-    try:
-        found = [re.search(pattern, file.name) for file in table["file"]]
-    except re.error as error:
-        problem = f"patient='{pattern}' is no regular expression: {error}."
-        raise DatasetError([problem]) from None
-    patients = [(m[1 if m.re.groups else 0] or "") if m else "" for m in found]
-    return pd.Series(patients, table.index, str)
+    """What a pattern, the csv or the header calls the patient of each image, else ''."""
+    patients = table["patient"].where(table["patient"] != "", table["header_patient"])
+    if pattern:
+        try:
+            found = table["file"].map(lambda file: _matched(pattern, file))
+        except re.error as error:
+            problem = f"patient='{pattern}' is no regular expression: {error}."
+            raise DatasetError([problem]) from None
+        if len(table) and not found.any():
+            example = as_text(table["file"].iloc[0])
+            raise DatasetError([f"patient='{pattern}' matches no file, such as {example}."])
+        patients = found.where(found != "", patients)
+    return patients.where(~patients.str.lower().isin(NOBODY), "")
+
+
+def _matched(pattern: str, file: Path) -> str:
+    """What a pattern finds in the name of a file, or of the nearest folder where it matches."""
+    for part in reversed(file.parts):
+        if match := re.search(pattern, part):
+            return match[1 if match.re.groups else 0] or ""
+    return ""
 
 
 def numbered(patients: pd.Series) -> pd.Series:
@@ -323,17 +366,26 @@ def numbered(patients: pd.Series) -> pd.Series:
     return patients.map(lambda p: number[p] if p else f"{next(alone):0{digits}}")
 
 
-def _without_twins(table: pd.DataFrame):
-    """Of images with the same pixels the first of test, of the known normals, of the others."""
+def without_twins(table: pd.DataFrame):
+    """Of images with the same pixels the first of test, of the known normals, of the others.
+
+    None where one is called normal and the other abnormal. Returns the table and (file, why).
+    """
     rank = table["part"].map({"test": 0, "normal": 1}).fillna(2)
     first = table.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates("digest")
     twin_of = first.set_index("digest")["file"]
-    twins = table.loc[~table.index.isin(first.index)]
+    labels = table["label"].where(table["label"] >= 0).groupby(table["digest"]).nunique()
+    torn = table["digest"].map(labels) > 1
     left_out = [
-        (row.file, f"has the same pixels as {twin_of[row.digest].name}.")
-        for row in twins.itertuples()
+        (row.file, "has the same pixels as another, which is called otherwise.")
+        for row in table[torn].itertuples()
     ]
-    return table.loc[table.index.isin(first.index)], left_out
+    twins = ~torn & ~table.index.isin(first.index)
+    left_out += [
+        (row.file, f"has the same pixels as {as_text(twin_of[row.digest].name)}.")
+        for row in table[twins].itertuples()
+    ]
+    return table[~torn & ~twins], left_out
 
 
 def _drawn(table: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -356,6 +408,17 @@ def _drawn(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     return table.assign(part=part)
 
 
+def _without_unclear_tests(table: pd.DataFrame):
+    """Where test images of both classes are known, those of unknown label are left out."""
+    of_test = table["part"] == "test"
+    unclear = of_test & (table["label"] == -1)
+    if not {0, 1} <= set(table["label"][of_test]):
+        return table, []
+    return table[~unclear], [
+        (f, "is a test image without a label.") for f in table["file"][unclear]
+    ]
+
+
 def _one_part_a_patient(table: pd.DataFrame):
     """No patient in two parts: test has the first claim; known normals of a mix join the mix."""
     parts = table.groupby("patient")["part"].agg(set)
@@ -367,7 +430,8 @@ def _one_part_a_patient(table: pd.DataFrame):
     return table.assign(part=part, moved=moved)[~torn], left_out
 
 
-def _lacking(table: pd.DataFrame) -> list[str]:
+def lacking_parts(table: pd.DataFrame) -> list[str]:
+    """The parts that must not be empty, and are."""
     parts = {"normal": "known normal", "unlabeled": "unlabeled"}
     return [word for part, word in parts.items() if part not in set(table["part"])]
 
@@ -397,11 +461,31 @@ def write_lists(folder: Path, table: pd.DataFrame, conversion: str = "") -> None
         metadata.to_csv(file, index=False)
 
 
-def write_left_out(folder: Path, left_out: list[tuple[Path, str]]) -> None:
-    """left_out.csv: the files that a set could have held, and why it does not."""
-    rows = pd.DataFrame([(_text(f), why) for f, why in left_out], columns=["file", "why"])
-    with written_whole(folder / "left_out.csv", "w") as file:
-        rows.to_csv(file, index=False)
+def write_files(to: Path, rows, what: str) -> None:
+    """A csv with the column file and one more: what is said of each. It names paths."""
+    table = pd.DataFrame([(as_text(f), said) for f, said in rows], columns=["file", what])
+    with written_whole(to, "w") as file:
+        table.to_csv(file, index=False)
+
+
+def listed(left_out: list[tuple[Path, str]], at_most: int = 10) -> list[str]:
+    """A line for each file that was left out, as far as one wants to read them."""
+    lines = [f"{as_text(file)} {why}" for file, why in left_out[:at_most]]
+    return lines + [f"and {len(left_out) - at_most} more"] * (len(left_out) > at_most)
+
+
+def _doubts(table: pd.DataFrame) -> list[str]:
+    """What may have been misunderstood."""
+    lines, of_one = [], table["patient"].value_counts()
+    if len(of_one) and of_one.iloc[0] > max(10, len(table) / 4):
+        lines.append(f"{of_one.iloc[0]} of {len(table)} images are of one patient: is that so?")
+    if table["moved"].any():
+        n = int(table["moved"].sum())
+        lines.append(f"{n} known normals moved to the mix, where their patients have images.")
+    if table["mode"].str.contains("used").any():
+        lines.append("Pictures that use fewer than 16 bits of 16 come out nearly black: hand over "
+                     "8 bits, or DICOM.")  # fmt: skip
+    return lines
 
 
 def summary(source: Path, table: pd.DataFrame, left_out: list[tuple[Path, str]], to: Path) -> str:
@@ -416,15 +500,12 @@ def summary(source: Path, table: pd.DataFrame, left_out: list[tuple[Path, str]],
         lines.append(f"  {word}: {len(rows)} images of {rows['patient'].nunique()} patients{said}")
     sizes = table["width"].astype(str) + " x " + table["height"].astype(str)
     lines += [f"  sizes: {_most(sizes)}", f"  modes: {_most(table['mode'])}"]
-    if "moved" in table and table["moved"].any():
-        n = int(table["moved"].sum())
-        lines.append(f"  {n} known normals moved to the mix, where their patients have images")
+    lines += [f"  {doubt}" for doubt in (_doubts(table) if "moved" in table else [])]
     if set(table["label"][table["part"] == "test"]) != {0, 1}:
         lines.append("  no normal and abnormal test images to compare: scores, and no AUC")
     if left_out:
         lines.append(f"Left out, and listed in {to / 'left_out.csv'}: {len(left_out)} files")
-        lines += [f"  {_text(file)} {why}" for file, why in left_out[:10]]
-        lines += [f"  and {len(left_out) - 10} more"] if len(left_out) > 10 else []
+        lines += [f"  {line}" for line in listed(left_out)]
     lines.append(f"Written to {to}; the originals are as they were.")
     return "\n".join(lines)
 

@@ -13,21 +13,29 @@ from nblib import dicom
 from nblib.dicom import ImageError, Read
 from nblib.files import digest
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", *dicom.SUFFIXES)
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp",
+    ".pgm", *dicom.SUFFIXES,
+)  # fmt: skip
+BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+"""Of PNG, JPEG and TIFF files, whatever they are called."""
 MODES = {"grey": "L", "rgb": "RGB"}
 
 
 def picture(file: Path) -> Image.Image:
-    """The picture in a file that Pillow reads, its first where there are several."""
+    """The picture in a file that Pillow reads, its first where there are several, upright."""
     with Image.open(file) as image:
         return eight_bit(image)
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """The image in 8 bits, L or RGB; 16-bit grey is divided by 257.
+    """The image in 8 bits, L or RGB, turned as its Exif says; 16-bit grey is divided by 257.
 
     Raises ValueError for pixels that are no 16-bit grey.
     """
+    # TIFF, WhiteIsZero: at 16 bits Pillow leaves it to us.
+    is_negative = image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(262) == 0
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("L", "RGB"):
         image.load()
         return image
@@ -36,6 +44,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise ValueError("its pixels are no 8- or 16-bit numbers")
+    values = 65535 - values.astype(np.int64) if is_negative else values
     return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
@@ -69,11 +78,17 @@ def read(file: Path, conversion: str = "window") -> Read:
             # MPO: the photograph of a camera, and its preview.
             if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                 raise ValueError(f"it holds {image.n_frames} pictures, not one")
-            return Read(eight_bit(ImageOps.exif_transpose(image)), image.mode, "", {})
+            return Read(eight_bit(image), _mode(image), "", {})
     except UnidentifiedImageError:
         raise ImageError(file, "is no image.") from None
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise ImageError(file, f"cannot be read: {error}.") from None
+
+
+def _mode(image: Image.Image) -> str:
+    """Pillow's name of the mode, and how many of 16 bits are used where it is fewer."""
+    bits = int(image.getextrema()[1]).bit_length() if image.mode.startswith("I") else 16
+    return f"{image.mode}, {bits} bits used" if bits < 15 else image.mode
 
 
 def read_all(
@@ -92,6 +107,18 @@ def read_all(
 
     with dicom.silent(), ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(one, files)
+
+
+def may_be_image(file: Path) -> bool:
+    """Whether a file is called or begins as an image does; false of what is no file."""
+    if file.exists() and not file.is_file():
+        return False
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    with contextlib.suppress(OSError), open(file, "rb") as begin:
+        head = begin.read(132)
+        return head[128:] == b"DICM" or head.startswith(BEGINNINGS)
+    return False
 
 
 def looks_like_dicom(file: Path) -> bool:

@@ -13,8 +13,8 @@ import pandas as pd
 from nblib import metrics, runs
 from nblib.datasets import Dataset
 from nblib.dicom import Read
-from nblib.files import written_whole
-from nblib.folders import find_images
+from nblib.files import root, written_whole
+from nblib.folders import as_text, find_images
 from nblib.images import ImageError, read_all, scaled
 from nblib.methods.method import Detection, Method, detect_all
 from nblib.progress import progress
@@ -36,6 +36,9 @@ def score(images: str | Path, run: Run | str | Path, out: str | Path | None = No
     Raises FileNotFoundError where there is no such run, no such folder, or no image in it.
     """
     run, images = _finished(run), Path(images).expanduser()
+    out = Path(out).expanduser() if out else None
+    if out and out.is_dir():
+        raise FileNotFoundError(f"{out} is a folder: name a file in it, such as scores.csv.")
     files = [images] if images.is_file() else _images(images)
     method = run.method().to(best_device())
     read = read_all(files, _conversion(run), _as_seen(run, method))
@@ -44,7 +47,7 @@ def score(images: str | Path, run: Run | str | Path, out: str | Path | None = No
         rows.append(row)
     table = pd.DataFrame(rows, columns=["score", "problem"])
     folder = images.parent if images.is_file() else images
-    table["image"] = [str(file.relative_to(folder)) for file in files]
+    table["image"] = [as_text(file.relative_to(folder)) for file in files]
     held = run.scores.loc[run.scores["part"] == "held_out_normal", "score"].to_numpy()
     known = table["score"].notna()
     table["percentile"] = np.nan
@@ -53,8 +56,8 @@ def score(images: str | Path, run: Run | str | Path, out: str | Path | None = No
     words = np.where(table["score"] > cut, "abnormal", "normal")
     table["decision"] = np.where(known & ~np.isnan(cut), words, "")
     if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(Path(out), "w") as file:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(out, "w") as file:
             table[COLUMNS].to_csv(file, index=False, float_format="%.6g")
     return table[COLUMNS]
 
@@ -67,6 +70,23 @@ def chosen(run: str, method: str, dataset: Dataset, budget: str, seed: int) -> R
     return _finished(run) if run else runs.run(method, dataset, budget, seed)
 
 
+def place(run: Run, images: str | Path) -> Path:
+    """Where a table of the images in a folder, scored by a run, is written by default."""
+    names = (run.config[name] for name in ("set", "budget", "method"))
+    of = "-".join([Path(images).absolute().name, "by", *names, f"seed{run.config['seed']}"])
+    return root() / "data" / "scored" / f"{of}.csv"
+
+
+def with_parts(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """The table with the part of each image of a set, '' of others.
+
+    What a run was trained on is no test of it: most known normals, and unlabeled images too.
+    """
+    parts = {"known normal": dataset.normal, "unlabeled": dataset.unlabeled, "test": dataset.test}
+    part_of = {name: part for part, images in parts.items() for name in images.names}
+    return table.assign(part=table["image"].map(part_of).fillna(""))
+
+
 def look(image: str | Path, run: Run) -> tuple[np.ndarray, Detection]:
     """The pixels (C, H, W) of one image as a run's method sees them, and what it says of them."""
     method = run.method().to(best_device())
@@ -77,8 +97,13 @@ def look(image: str | Path, run: Run) -> tuple[np.ndarray, Detection]:
 
 
 def highest(table: pd.DataFrame, images: str | Path) -> Path:
-    """The file with the highest score of a table that `score` made of a folder or an image."""
+    """The file with the highest score of a table that `score` made of a folder or an image.
+
+    Raises ValueError where none has a score.
+    """
     images = Path(images).expanduser()
+    if table["score"].isna().all():
+        raise ValueError(f"No image in {images} could be read.")
     return images if images.is_file() else images / table.loc[table["score"].idxmax(), "image"]
 
 
@@ -96,7 +121,7 @@ def summary(table: pd.DataFrame, run: Run | str | Path) -> str:
             f"{called} are called abnormal. Of normal images like those that were held out, 5 % "
             "would be."
         )
-    else:
+    elif scored.any():
         lines.append("Too few known normals were held out for a decision: see score, percentile.")
     lines += [f"not scored: {row.image} {row.problem}" for row in table[~scored].itertuples()]
     return "\n".join(lines)

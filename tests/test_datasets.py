@@ -1172,7 +1172,7 @@ def test_labels_live_in_another_object_than_the_images(make_set):
     dataset = load(folder, 16)
     held = dataset.hold_out(0)
     fields = {field.name for field in dataclasses.fields(dataset)}
-    assert fields == {"name", "folder", "fingerprint", *PARTS}
+    assert fields == {"name", "folder", "fingerprint", "conversion", *PARTS}
     for part in (*(getattr(dataset, p) for p in PARTS), *vars(held).values()):
         assert set(vars(part)) == {"images", "names", "patients", "sizes"}
 
@@ -1470,7 +1470,7 @@ def test_normal_images_and_those_with_lesions_are_annotated(make_set):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "image;x;y;width;height\ntest_1_0.png;1;1;2;2\n", "name,x,y,width,height\na,1,1,2,2\n",
+        "", "image|x|y|width|height\ntest_1_0.png|1|1|2|2\n", "name,x,y,width,height\na,1,1,2,2\n",
         "image,x,y,w,h\ntest_1_0.png,1,1,2,2\n", "image,x,y,width,height\ntest_1_0.png,a,1,2,2\n",
         "image,x,y,width,height\ntest_1_0,1,1,2,2\n",
         "image,x,y,width,height\ntest_1_0.png,9,9,-4,-4\n",
@@ -1481,6 +1481,12 @@ def test_boxes_of_another_form_are_an_error(make_set, text):
     (folder / "boxes.csv").write_text(text)
     with pytest.raises(DatasetError, match=r"boxes\.csv"):
         load_labels(load(folder, 16))
+
+
+def test_semicolons_may_part_the_cells_as_spreadsheets_do(make_set):
+    folder = make_set()
+    (folder / "boxes.csv").write_text("image;x;y;width;height\ntest_1_0.png;4;4;3;3\n")
+    assert load_labels(load(folder, 16)).masks.sum() == 9
 
 
 def test_rows_without_a_box_say_nothing(make_set):

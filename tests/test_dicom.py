@@ -134,6 +134,51 @@ def test_a_window_wider_than_the_values_leaves_them_pale(write):
     assert 55 < shades(file).min() < 70 and 115 < shades(file).max() < 130
 
 
+def test_a_negative_slope_turns_the_greys_round(write):
+    values = ramp(np.uint16, 0, 4095)
+    window = dict(WindowCenter=2048, WindowWidth=4096)
+    file = write(values, RescaleSlope=-1, RescaleIntercept=4095, **window)
+    plain = write(values[::-1, ::-1].copy(), name="plain.dcm", BitsStored=12, HighBit=11, **window)
+    assert np.abs(shades(file).astype(int) - shades(plain)).max() <= 1
+
+
+@pytest.mark.parametrize("width", [0, 0.5, None])
+def test_a_window_without_a_width_is_none(write, width):
+    values = ramp(np.uint16, 0, 4000)
+    file = write(values, WindowCenter=100, WindowWidth=width)
+    assert np.array_equal(shades(file), shades(write(values, name="plain.dcm")))
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_and_takes_no_part_in_the_scale(write, photometric):
+    values = ramp(np.int16, 100, 1100, (20, 20))
+    padded = values.copy()
+    padded[:, :5] = -2000
+    file = write(padded, PixelPaddingValue=-2000, PhotometricInterpretation=photometric)
+    assert (shades(file)[:, :5] == 0).all()
+    plain = write(padded[:, 5:].copy(), name="plain.dcm", PhotometricInterpretation=photometric)
+    assert np.array_equal(shades(file)[:, 5:], shades(plain))
+
+
+def test_eight_bits_under_a_rescale_that_changes_nothing_stay_as_they_are(write):
+    pixels = ramp(high=100)
+    file = write(pixels, RescaleSlope=1, RescaleIntercept=0)
+    assert np.array_equal(shades(file), pixels)
+
+
+def test_a_file_without_preamble_or_syntax_is_read(tmp_path):
+    pixels = ramp()
+    header = header_of(pixels, ImplicitVRLittleEndian)
+    header.preamble = None
+    del header.file_meta
+    pydicom.dcmwrite(
+        tmp_path / "old.dcm", header, implicit_vr=True, little_endian=True,
+        enforce_file_format=False,
+    )  # fmt: skip
+    assert (tmp_path / "old.dcm").read_bytes()[128:132] != b"DICM"
+    assert np.array_equal(shades(tmp_path / "old.dcm"), pixels)
+
+
 def test_the_first_of_several_windows_counts(write):
     values = ramp(np.uint16, 0, 4000)
     one = write(values, name="one.dcm", WindowCenter=1000, WindowWidth=500)
@@ -161,7 +206,8 @@ def test_a_modality_lut_comes_before_the_voi_lut(write):
     modality.LUTData = words(1000 + value for value in range(256))
     voi.LUTDescriptor, voi.LUTData = [256, 1000, 8], words(value // 2 for value in range(256))
     file = write(values, ModalityLUTSequence=Sequence([modality]), VOILUTSequence=Sequence([voi]))
-    assert np.array_equal(shades(file), values // 2)
+    # What the second table gives at most, 127, is white.
+    assert np.array_equal(shades(file), np.floor(values // 2 / 127 * 255))
 
 
 @pytest.mark.parametrize(

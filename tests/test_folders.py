@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_dicom import PLANTED, header_of
 
-from nblib import datasets, folders, runs
+from nblib import datasets, folders, images, runs
 from nblib.datasets import prepare
 from nblib.files import DatasetError, root
 
@@ -192,11 +192,13 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path, rows, columns, words):
 def test_a_table_may_name_damaged_and_contradictory_rows(layout):
     source = layout({"p": 9})
     rows = [(f"p/p{i}.png", "0", "", "normal" if i < 4 else "unlabeled") for i in range(8)]
-    rows += [("p/p0.png", "0", "", "normal"), ("p/p8.png", "1", "", "normal")]
+    rows += [("p/p0.png", "1", "", "test"), ("p/p8.png", "1", "", "normal")]
+    rows += [("p/p1.png", "0", "", "normal")]  # says nothing new
     rows += [("missing.png", "", "", "unlabeled")]
     left_out = left_out_of(prepare(csv_of(source, rows), "some"))
     assert left_out.keys() == {"p0.png", "p8.png", "missing.png"}
-    assert "two rows" in left_out["p0.png"] and "abnormal" in left_out["p8.png"]
+    assert "different things" in left_out["p0.png"]
+    assert "called a known normal and abnormal" in left_out["p8.png"]
 
 
 def test_dicom_of_any_depth_with_patients_from_the_headers(tmp_path, capsys):
@@ -303,13 +305,17 @@ def test_an_image_stands_in_one_place(tmp_path):
     datasets.load("twins", 16)
 
 
-def test_files_of_one_name_get_their_folders_before_it(tmp_path):
+def test_files_of_one_name_get_numbers_and_no_name_of_a_folder(tmp_path):
     for name in ("n/1/scan.png", "n/2/scan.png", "n/2/scan.tif", "n/3/other.png"):
         draw(tmp_path / name)
     draw(tmp_path / "u" / "Scan.png")
-    split = split_of(prepare(tmp_path / "n", "names", tmp_path / "u"))
-    assert split["train"]["0"] == ["1_scan.png", "2_scan.png", "2_scan_2.png", "other.png"]
-    assert split["train"]["unlabeled"] == ["u_Scan.png"]
+    folder = prepare(tmp_path / "n", "names", tmp_path / "u")
+    split = split_of(folder)
+    assert split["train"]["0"] == ["scan.png", "scan_2.png", "scan_3.png", "other.png"]
+    assert split["train"]["unlabeled"] == ["Scan_4.png"]
+    originals = dict(pd.read_csv(folder / "originals.csv")[["image", "file"]].to_numpy())
+    assert originals["scan_3.png"] == str(tmp_path / "n" / "2" / "scan.tif")
+    assert len(originals) == 5
 
 
 def test_larger_images_are_reduced_and_pixels_kept_else(tmp_path):
@@ -372,7 +378,9 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path, capsys):
     assert sorted(os.listdir(folder / "images")) == sorted([*kept, "ünïcödé.png"])
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "phantom", "taken"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a,b", ".hid", " ", "phantom", "taken", "x" * 99]
+)
 def test_a_name_that_cannot_be_is_refused_before_anything_is_written(layout, name):
     source = layout({"normal": 2, "unlabeled": 2})
     prepare(source, "taken")
@@ -385,7 +393,7 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_written(layout, nam
 def test_sources_that_hold_nothing_say_what_is_missing(layout, tmp_path):
     with pytest.raises(DatasetError, match="name the folder of unlabeled images"):
         prepare(layout({"a": 2}), "x")
-    with pytest.raises(DatasetError, match="There is no folder"):
+    with pytest.raises(DatasetError, match="There is no file or folder"):
         prepare(tmp_path / "nowhere", "x", tmp_path / "mine")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="no unlabeled images"):
@@ -405,12 +413,143 @@ def test_originals_are_only_read_and_a_failure_leaves_nothing(layout, monkeypatc
     assert contents(source) == before
 
 
+@pytest.mark.parametrize("names", [("Normal", "Abnormal"), ("NORMAL", "abnormal")])
+def test_folders_are_known_by_name_in_any_case_and_others_are_named(layout, names):
+    normal, abnormal = names
+    counts = {f"{normal}": 3, "Unlabeled": 2, f"Test/{normal}": 2, f"Test/{abnormal}": 2}
+    folder = prepare(layout(counts | {"pneumonia": 1}), "case")
+    labels = datasets.load_labels(datasets.load("case", 16))
+    assert labels.test.tolist() == [0, 0, 1, 1]
+    assert left_out_of(folder) == {
+        "pneumonia": "is none of the folders abnormal, normal, test, unlabeled, and was not read."
+    }
+
+
+def test_half_a_labelled_test_is_refused(layout):
+    source = layout({"normal": 2, "unlabeled": 2, "test/healthy": 1, "test/abnormal": 1})
+    with pytest.raises(DatasetError, match="not both of normal and abnormal"):
+        prepare(source, "half")
+
+
+def test_a_folder_within_another_keeps_its_own_images(layout):
+    source = layout({"mine": 3, "mine/mixed": 4, "mine/held/normal": 2, "mine/held/abnormal": 2})
+    mine = source / "mine"
+    split = split_of(prepare(mine, "nested", mine / "mixed", mine / "held"))
+    assert split["train"]["0"] == [f"mine{i}.png" for i in range(3)]
+    assert len(split["train"]["unlabeled"]) == 4 and len(split["test"]["1"]) == 2
+
+
+def test_linked_folders_are_read_and_circles_end(layout, tmp_path):
+    source = layout({"normal": 2, "unlabeled": 1, "elsewhere": 3})
+    (source / "elsewhere").rename(tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", source / "unlabeled" / "more")
+    os.symlink(source / "normal", source / "normal" / "again")
+    split = split_of(prepare(source, "linked"))
+    assert len(split["train"]["unlabeled"]) == 4 and len(split["train"]["0"]) == 2
+
+
+@pytest.mark.parametrize("column", ["patient_id", "Patient ID", "train_split"])
+def test_a_column_that_is_nearly_right_is_not_dropped_in_silence(layout, column):
+    source = layout({"p": 2})
+    with pytest.raises(DatasetError, match=f"has a column {column.lower()}: call it"):
+        prepare(csv_of(source, [("p/p0.png", "0", "x")], ("image", "label", column)), "near")
+
+
+def test_a_table_from_a_spreadsheet_is_understood(layout):
+    source = layout({"p": 4})
+    text = "Image;Label;Patient ;split\np\\p0.png;0.0;7;train\np\\p1.png;;8;train\n"
+    text += "p/p2.png;0;9;test\np/p3.png;1.0;NA;test\n"
+    (source / "images.csv").write_text(text, encoding="utf-8-sig")
+    folder = prepare(source / "images.csv", "sheet")
+    split = split_of(folder)
+    assert split["train"] == {"0": ["p0.png"], "unlabeled": ["p1.png"]}
+    assert split["test"] == {"0": ["p2.png"], "1": ["p3.png"]}
+    # 7, 8, 9, and one who is not known.
+    assert metadata_of(folder)["patient"].tolist() == ["1", "2", "3", "4"]
+
+
+def test_a_test_image_without_a_label_is_left_out_where_others_have_one(layout):
+    source = layout({"p": 6})
+    labels = ["0", "", "0", "1", "1", ""]
+    parts = ["train", "train", "test", "test", "test", "test"]
+    rows = [(f"p/p{i}.png", labels[i], "", parts[i]) for i in range(6)]
+    folder = prepare(csv_of(source, rows), "unclear")
+    assert split_of(folder)["test"] == {"0": ["p2.png"], "1": ["p3.png", "p4.png"]}
+    assert left_out_of(folder) == {"p5.png": "is a test image without a label."}
+
+
+def test_the_same_pixels_under_two_labels_are_believed_nowhere(layout):
+    source = layout({"normal": 9, "abnormal": 9})
+    one = source / "normal" / "normal0.png"
+    (source / "abnormal" / "twin.png").write_bytes(one.read_bytes())
+    why = left_out_of(prepare(source, "torn"))
+    assert why.keys() == {"normal0.png", "twin.png"}
+    assert set(why.values()) == {"has the same pixels as another, which is called otherwise."}
+
+
+def test_a_pattern_that_matches_nothing_is_refused_and_else_the_header_counts(tmp_path):
+    for i in range(4):
+        draw_dicom(tmp_path / "n" / f"{i}.dcm", f"P{i // 2}")
+        draw_dicom(tmp_path / "u" / f"case{i % 2}" / f"u{i}.dcm", f"Q{i}")
+    with pytest.raises(DatasetError, match="matches no file, such as"):
+        prepare(tmp_path / "n", "none", tmp_path / "u", patient=r"^(\d+)_")
+    folder = prepare(tmp_path / "n", "some", tmp_path / "u", patient=r"case(\d)")
+    patients = metadata_of(folder).set_index("image")["patient"]
+    assert patients["u0.png"] == patients["u2.png"] != patients["u1.png"]
+    assert patients["0.png"] == patients["1.png"] != patients["2.png"]
+
+
+def test_a_patient_with_most_of_the_images_is_pointed_out(tmp_path, capsys):
+    for i in range(12):
+        draw_dicom(tmp_path / "n" / f"{i}.dcm", "0000")
+        draw_dicom(tmp_path / "u" / f"u{i}.dcm", f"{i}")
+    prepare(tmp_path / "n", "one", tmp_path / "u")
+    assert "12 of 24 images are of one patient" in capsys.readouterr().out
+
+
+def test_pictures_that_use_few_of_sixteen_bits_are_pointed_out(tmp_path, capsys):
+    for name in ("n/a.png", "u/b.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(random.integers(0, 4096, (20, 20), np.uint16)).save(tmp_path / name)
+    prepare(tmp_path / "n", "dark", tmp_path / "u")
+    said = capsys.readouterr().out
+    assert "12 bits used (2)" in said and "nearly black" in said
+
+
+def test_a_negative_tiff_and_a_turned_photograph_are_put_right(tmp_path):
+    values = random.integers(0, 65536, (20, 16), np.uint16)
+    Image.fromarray(values).save(tmp_path / "negative.tif", tiffinfo={262: 0})
+    turned = Image.Exif()
+    turned[0x0112] = 6  # turn by a quarter, clockwise
+    pixels = random.integers(0, 256, (20, 16), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
+    for read in (images.picture, lambda file: images.read(file).image):
+        with Image.open(tmp_path / "negative.tif") as file:
+            stored = np.asarray(file).astype(int)
+        assert np.array_equal(read(tmp_path / "negative.tif"), (65535 - stored + 128) // 257)
+        assert np.array_equal(read(tmp_path / "turned.png"), np.rot90(pixels, -1))
+
+
+def test_profiles_and_comments_stay_behind(tmp_path):
+    for name in ("n/a.png", "u/b.png"):
+        (tmp_path / name).parent.mkdir()
+        image = Image.fromarray(random.integers(0, 256, (20, 20), np.uint8))
+        image.save(tmp_path / name, icc_profile=b"PLANTED", dpi=(300, 300))
+    folder = prepare(tmp_path / "n", "plain", tmp_path / "u", size=10)
+    for file in (folder / "images").iterdir():
+        assert Image.open(file).info == {} and b"PLANTED" not in file.read_bytes()
+
+
 def test_a_set_is_made_once_and_then_taken_as_it_is(layout, capsys):
     source = layout({"normal": 2, "unlabeled": 2})
     assert folders.ready("once", source) == "once" and "2 images" in capsys.readouterr().out
     before = contents(root())
     assert folders.ready("once", source) == "once" and "as it is" in capsys.readouterr().out
     assert folders.ready("phantom") == "phantom" and capsys.readouterr().out == ""
+    (root() / "data" / "sets" / "phantom").mkdir()
+    with pytest.raises(DatasetError, match="no name for a set"):
+        folders.ready("phantom", source)
+    (root() / "data" / "sets" / "phantom").rmdir()
     assert contents(root()) == before
 
 

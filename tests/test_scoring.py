@@ -1,5 +1,6 @@
 """A finished run and a folder -> a table, in Python and from the command line."""
 
+import os
 import subprocess
 import sys
 
@@ -108,6 +109,30 @@ def test_too_few_held_out_normals_give_no_decision(set_writer, tmp_path):
     assert run.metrics["threshold"] is None and (table["decision"] == "").all()
     assert table["percentile"].notna().all()
     assert "Too few known normals" in scoring.summary(table, run)
+
+
+def test_names_that_are_no_unicode_and_folders_without_an_image(run, tmp_path):
+    run, _ = run
+    Image.new("L", (64, 64)).save(os.fsencode(tmp_path) + b"/M\xfcller.png", "PNG")
+    table = scoring.score(tmp_path, run, tmp_path / "out" / "scores.csv")
+    assert table["image"].tolist() == ["M?ller.png"] and table["score"].notna().all()
+    with pytest.raises(FileNotFoundError, match="is a folder"):
+        scoring.score(tmp_path, run, tmp_path)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").touch()
+    table = scoring.score(tmp_path / "bad", run)
+    assert "0 of 1 images" in scoring.summary(table, run)
+    assert "Too few" not in scoring.summary(table, run)
+    with pytest.raises(ValueError, match="could be read"):
+        scoring.highest(table, tmp_path / "bad")
+
+
+def test_a_table_says_which_part_of_the_set_an_image_is_of(run):
+    run, dataset = run
+    table = scoring.score(dataset.folder / "images", run)
+    parts = scoring.with_parts(table, dataset).set_index("image")["part"]
+    assert parts["normal_0.png"] == "known normal" and parts["mixed_1_0.png"] == "unlabeled"
+    assert parts["test_1_0.png"] == "test" and (parts != "").all()
 
 
 def test_percentiles_count_ties_half(run):
