@@ -2,7 +2,11 @@
 
 The data's way through the package, in order:
 
-    datasets     a folder -> Dataset: checked, one uint8 array, cached by content; Labels apart
+    dicom        a DICOM file -> one 8-bit image, and nothing of its header that names anybody
+    images       a file -> one 8-bit image, whatever Pillow reads, or DICOM
+    folders      any folder of images, or a table of them -> a set in the one layout
+    downloads    public sets as they are downloaded -> sets in the one layout
+    datasets     a set -> Dataset: checked, one uint8 array, cached by content; Labels apart
     phantom      the set that the project draws itself
     pseudo       known normals -> pseudo-anomalous images
     batches      Dataset, seed, step -> Batch(normal, unlabeled, pseudo), on the device
@@ -13,6 +17,7 @@ The data's way through the package, in order:
     budgets      smoke, quick, laptop, thesis: overrides of constructor arguments
     training     fit: the only loop
     runs         the folder of one run: written whole or not at all
+    scoring      a finished run and any images -> score, percentile, decision
     metrics      scores, labels -> AUC, AP, sensitivity, intervals; maps, masks -> localisation
     shortcuts    what of a set can be told without looking at a lesion
     report       many runs -> one table -> .csv .md .tex
@@ -20,6 +25,7 @@ The data's way through the package, in order:
     robustness   moved images, kinds of lesions, anomaly ratios
     costs        parameters, operations, memory, time
     figures      everything that is drawn
+    explore      widgets: finished runs to look into, a training to watch
 
 Beside it: files (where things are, written whole), progress, notebooks (papermill, batch reruns).
 """
