@@ -177,10 +177,10 @@ def test_a_batch_plans_every_run_page_and_table(tmp_path, tiny):
     assert code == 0, output
     counts = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
     assert counts["draw_phantom"] == "1"
-    pages = re.findall(r"Job \d+: (5\d_\w+) on tiny", output)
-    assert len(pages) == len(set(pages)) == 6 and counts["results"] == "12"
+    pages = re.findall(r"Job \d+: (5\d_\w+|60_explore) on tiny", output)
+    assert len(pages) == len(set(pages)) == 7 and counts["results"] == "14"
     assert counts["moved"] == "4"  # two sets, two seeds
-    assert counts["page"] == str(2 * len(re.findall(r"Job \d+: 0[014]_\w+ on tiny", output)))
+    assert counts["page"] == str(2 * len(re.findall(r"Job \d+: (?:0[014]|61)_\w+ on tiny", output)))
     made = re.findall(r"Job \d+: (\w+) on (\w+), smoke, seed (\d)", output)
     methods = {method for method, _, _ in made}
     assert len(made) == len(set(made)) == len(methods) * 4
