@@ -25,6 +25,7 @@ The data's way through the package, in order:
     robustness   moved images, kinds of lesions, anomaly ratios
     costs        parameters, operations, memory, time
     figures      everything that is drawn
+    panels       pictures and small widgets that the explorer is built of
     explore      widgets: finished runs to look into, a training to watch
 
 Beside it: files (where things are, written whole), progress, notebooks (papermill, batch reruns).

@@ -3,40 +3,28 @@
     explorer(data, budget, method, seed)    the finished runs on the disk, one at a time
     watch()                                 the curves of trainings in progress
 
-Pictures are PNG bytes of a `Figure` that is kept: changing what it shows costs a tenth of building
-it anew. What a widget shows can be had as a still picture (`still`), which an executed copy keeps.
+What a widget shows can be had as a still picture (`still`), which an executed copy keeps.
 """
 
 import contextlib
 import functools
-import html
-import io
 import os
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import anywidget
 import ipywidgets as widgets
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
-import traitlets
 from IPython import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
-from nblib import datasets, figures, metrics, runs
+from nblib import datasets, figures, metrics, panels, runs
 from nblib.budgets import BUDGETS, arguments, method_class
 from nblib.datasets import DatasetError
-from nblib.figures import ABNORMAL, COLOURS, HELD_OUT, NORMAL, STYLE, map_limit
+from nblib.figures import COLOURS, map_limit
 from nblib.files import root
 from nblib.methods import METHODS
 from nblib.methods.method import Detection, Method, detect_all
@@ -44,12 +32,6 @@ from nblib.runs import Run
 
 ROWS = 14
 """Images on a page of the list."""
-
-SECONDS = 2
-"""Between two looks at a training in progress."""
-
-DIFFERENCE = "PuOr_r"
-"""Colours of what may be positive and negative."""
 
 CONTROLS = ("data", "budget", "method", "seed")
 NARROWED = ("all", "called abnormal", "called normal", "missed", "false alarms")
@@ -122,22 +104,6 @@ def start(run: Run) -> tuple[float, str]:
     return float(scores["score"].median()), "the median of all scores: no normals were held out"
 
 
-def decided(test: pd.DataFrame, cut: float) -> dict[str, int]:
-    """How many test images lie above a threshold: all, of the abnormal and of the normal ones.
-
-    test: rows with score and label, which is NaN where it is not known.
-    """
-    above, label = test["score"] > cut, test["label"]
-    return {
-        "images": len(test),
-        "above": int(above.sum()),
-        "abnormal": int((label == 1).sum()),
-        "abnormal above": int((above & (label == 1)).sum()),
-        "normal": int((label == 0).sum()),
-        "normal above": int((above & (label == 0)).sum()),
-    }
-
-
 def painted(
     image: np.ndarray, rectangle: tuple[int, int, int, int], brightness: int, size: int
 ) -> np.ndarray:
@@ -191,483 +157,6 @@ def _one_thread():
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-# ---------------------------------------------------------------------------------------- pictures
-
-
-def _png(canvas: FigureCanvasAgg) -> bytes:
-    """What is drawn on a canvas as PNG, compressed little: it only goes to the browser."""
-    file = io.BytesIO()
-    pixels = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    Image.fromarray(pixels).save(file, "png", compress_level=1)
-    return file.getvalue()
-
-
-def _edges(mask: np.ndarray) -> list[np.ndarray]:
-    """The borders of the pixels of a mask (H, W), as segments ((x, y), (x, y)) in 0 to 1."""
-    height, width = mask.shape
-    padded = np.pad(mask, 1)
-    y, x = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    across = np.stack([np.stack([x, y], 1), np.stack([x + 1, y], 1)], 1)
-    y, x = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
-    down = np.stack([np.stack([x, y], 1), np.stack([x, y + 1], 1)], 1)
-    return list(np.concatenate([across, down]) / (width, height))
-
-
-class Picture:
-    """A square Figure without margins: an image, a map over it, and edges."""
-
-    def __init__(self):
-        self._canvas = FigureCanvasAgg(Figure(figsize=(3.84, 3.84), dpi=100))
-        axes = self._canvas.figure.add_axes((0, 0, 1, 1))
-        axes.axis("off")
-        square = dict(extent=(0, 1, 1, 0), interpolation="nearest")
-        self._image = axes.imshow(np.zeros((1, 1)), cmap="gray", vmin=0, vmax=255, **square)
-        self._map = axes.imshow(np.zeros((1, 1)), **square)
-        self._edges = LineCollection([], colors=ABNORMAL, linewidths=2)
-        axes.add_collection(self._edges, autolim=False)
-
-    def draw(
-        self,
-        image: np.ndarray | None = None,
-        map: np.ndarray | None = None,
-        limit: float = 1.0,
-        colours: str = "viridis",
-        opacity: float = 1.0,
-        mask: np.ndarray | None = None,
-    ) -> bytes:
-        """The picture as PNG.
-
-        image: (C, H, W), uint8 or in [-1, 1]; map: (h, w), in 0 to `limit` or, in the colours of
-        DIFFERENCE, -limit to limit; mask: (H, W), outlined.
-        """
-        self._image.set_visible(image is not None)
-        if image is not None:
-            if image.dtype != np.uint8:
-                image = np.clip((image + 1) * 127.5, 0, 255).astype(np.uint8)
-            self._image.set_data(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-        self._map.set_visible(map is not None)
-        if map is not None:
-            self._map.set(data=map, alpha=opacity, cmap=colours)
-            self._map.set_clim(-limit if colours == DIFFERENCE else 0, limit)
-        self._edges.set_segments([] if mask is None else _edges(mask))
-        self._canvas.draw()
-        return _png(self._canvas)
-
-
-class Tile(widgets.VBox):
-    """A picture between its title and a note; `show` draws it anew, or hides what has none."""
-
-    def __init__(self):
-        self._drawing = Picture()
-        self._title, self._note = widgets.HTML(), widgets.HTML()
-        self.picture = widgets.Image(format="png", layout={"width": "100%"})
-        super().__init__([self._title, self.picture, self._note], layout={"max_width": "400px"})
-        self._what, self.title, self.note, self.framed = {}, "", "", False
-
-    def show(self, title: str, note: str = "", framed: bool = False, **drawn) -> None:
-        """drawn: see `Picture.draw`; framed: whether the image is called abnormal."""
-        self.frame(framed)
-        what = drawn | {"title": title, "note": note}
-        if _equal(what, self._what):
-            return
-        self._what, self.title, self.note = what, title, note
-        has_picture = drawn.get("image") is not None or drawn.get("map") is not None
-        bar = _bar(**drawn) if drawn.get("map") is not None else ""
-        self._title.value = f'<div class="nblib-title">{html.escape(title)}</div>'
-        self._note.value = f'{bar}<div class="nblib-note">{html.escape(note)}</div>'
-        self.picture.layout.display = None if has_picture else "none"
-        self.picture.value = self._drawing.draw(**drawn) if has_picture else b""
-
-    def frame(self, framed: bool) -> None:
-        """Draw or take away the frame that says abnormal."""
-        self.framed = framed
-        (self.picture.add_class if framed else self.picture.remove_class)("nblib-framed")
-
-    def hide(self, hidden: bool = True) -> None:
-        self.layout.display = "none" if hidden else None
-
-
-def _equal(one: dict, other: dict) -> bool:
-    """Whether two dictionaries, of arrays among other things, are the same."""
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
-
-
-def _bar(limit: float, colours: str = "viridis", **_) -> str:
-    """The colour scale of a map, from end to end, as HTML."""
-    stops = ",".join(map(to_hex, matplotlib.colormaps[colours](np.linspace(0, 1, 9))))
-    low = f"{-limit:.3g}" if colours == DIFFERENCE else "0"
-    return (
-        f'<div class="nblib-bar">{low}<i style="background:linear-gradient(90deg,{stops})"></i>'
-        f"{limit:.3g}</div>"
-    )
-
-
-def _together(tiles: list[Tile], columns: int = 4) -> bytes:
-    """Tiles with their titles and notes, as one PNG."""
-    columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
-    with matplotlib.rc_context(STYLE):
-        size = (2.2 * columns, 2.8 * rows)
-        canvas = FigureCanvasAgg(Figure(figsize=size, dpi=110, layout="constrained"))
-        cells = canvas.figure.subplots(rows, columns, squeeze=False).flat
-        for tile, cell in zip(tiles, cells, strict=False):
-            note = textwrap.fill(tile.note, 36)
-            cell.set(xticks=[], yticks=[], title=tile.title)
-            cell.set_xlabel(note, fontsize=8)
-            cell.spines[:].set(visible=tile.framed, color=ABNORMAL, linewidth=3)
-            if tile.picture.value:
-                cell.imshow(Image.open(io.BytesIO(tile.picture.value)))
-        for cell in cells:
-            cell.axis("off")
-        canvas.draw()
-        return _png(canvas)
-
-
-class Curves:
-    """Histogram of the scores and ROC curve of a run, and the threshold in both.
-
-    What does not move with the threshold is drawn once a run.
-    """
-
-    def __init__(self):
-        with matplotlib.rc_context(STYLE):
-            self._canvas = FigureCanvasAgg(Figure(figsize=(9.6, 2.5), dpi=125))
-            figure = self._canvas.figure
-            self._scores, self._roc = figure.subplots(1, 2, width_ratios=(3, 1))
-            figure.subplots_adjust(left=0.055, right=0.985, bottom=0.19, top=0.88, wspace=0.16)
-            axes, none = self._scores, ([0], [0, 1])
-            kinds = {"normal": (NORMAL, "//"), "abnormal": (ABNORMAL, None)}
-            kinds |= {"label unknown": (HELD_OUT, None)}
-            self._bars = [
-                axes.stairs(*none, fill=True, alpha=0.5, color=c, hatch=h, label=f"test, {name}")
-                for name, (c, h) in kinds.items()
-            ]
-            (self._held,) = axes.plot([], [], "|", ms=10, color="black", label="held-out normal")
-            self._line = axes.axvline(0, color="black", ls="--", lw=1.2, label="threshold")
-            axes.set(xlabel="score", ylabel="images")
-            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-            axes = self._roc
-            axes.plot([0, 1], [0, 1], color="black", lw=0.6, ls=":")
-            (self._curve,) = axes.plot([], [], color="black", lw=1.2)
-            (self._point,) = axes.plot([], [], "o", ms=8, color=ABNORMAL, mec="black")
-            ticks, ends = (0, 0.5, 1), (-0.03, 1.03)
-            axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=ends, ylim=ends)
-            axes.set(xticks=ticks, yticks=ticks)
-            words = "no ROC curve:\ntest labels are not known"
-            self._no_roc = self._roc.text(0.5, 0.5, words, ha="center", va="center")
-        self._marks = []
-        for moving in (self._line, self._point):
-            moving.set_animated(True)
-        layout = {"width": "100%", "max_width": "1200px"}
-        self.picture = widgets.Image(format="png", layout=layout)
-
-    def show(self, test: pd.DataFrame, held: np.ndarray, low: float, high: float) -> None:
-        """Take a run: its test images, rows with score and label, and held-out normals (n,)."""
-        self._test, label = test, test["label"]
-        edges, most = np.linspace(low, high, 41), 1
-        for bars, rows in zip(self._bars, (label == 0, label == 1, label.isna()), strict=True):
-            counts = np.histogram(test["score"][rows], edges)[0]
-            bars.set_data(counts, edges)
-            bars.set_visible(bool(rows.any()))
-            most = max(most, counts.max())
-        self._held.set_data(held, np.zeros(len(held)))
-        self._scores.set(xlim=(low, high), ylim=(0, 1.05 * most))
-        marks = [bars for bars in self._bars if bars.get_visible()] + [self._held, self._line]
-        if marks != self._marks:
-            self._marks = marks
-            above = dict(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=len(marks))
-            self._scores.legend(handles=marks, fontsize=8, borderpad=0, frameon=False, **above)
-        has_roc = {0, 1} <= set(label.dropna())
-        self._no_roc.set_visible(not has_roc)
-        for line in (self._curve, self._point):
-            line.set_visible(has_roc)
-        if has_roc:
-            self._curve.set_data(*_roc(test))
-        self._canvas.draw()
-        self._still = self._canvas.copy_from_bbox(self._canvas.figure.bbox)
-
-    def move(self, cut: float) -> None:
-        """Draw the threshold at its place."""
-        self._line.set_xdata([cut, cut])
-        if self._point.get_visible():
-            n = decided(self._test, cut)
-            false, true = (n[f"{name} above"] / n[name] for name in ("normal", "abnormal"))
-            self._point.set_data([false], [true])
-        self._canvas.restore_region(self._still)
-        for moving in (self._line, self._point):
-            moving.axes.draw_artist(moving)
-        self.picture.value = _png(self._canvas)
-
-
-def _roc(test: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates at every threshold, from none above to all."""
-    cuts = np.append(np.sort(test["score"].unique())[::-1], -np.inf)
-    normal, abnormal = (np.sort(test.loc[test["label"] == label, "score"]) for label in (0, 1))
-    above = [1 - np.searchsorted(v, cuts, side="right") / len(v) for v in (normal, abnormal)]
-    return above[0], above[1]
-
-
-# ------------------------------------------------------------------------------- widgets of our own
-
-
-CSS = f"""
-.nblib, .nblib .widget-box {{ overflow: visible; }}
-.nblib h4 {{ margin: 14px 0 2px; border-top: 1px solid var(--jp-border-color2, #ccc);
-  padding-top: 8px; font-size: 15px; }}
-.nblib .widget-html-content, .nblib p {{ font-size: 13px; line-height: 1.5; }}
-.nblib p {{ margin: 0 0 2px; }}
-.nblib .widget-image {{ box-sizing: border-box; margin: 0; border-radius: 0; }}
-.nblib .nblib-framed {{ outline: 4px solid {ABNORMAL}; outline-offset: -4px; }}
-.nblib-title {{ font-size: 13px; font-weight: 600; line-height: 1.3; }}
-.nblib-note {{ font-size: 12px; line-height: 1.3; min-height: 1.3em; }}
-.nblib-bar {{ display: flex; gap: 5px; font-size: 12px; line-height: 1.5;
-  align-items: center; }}
-.nblib-bar i {{ flex: 1; height: 8px; }}
-.nblib .widget-html b {{ font-size: 17px; }}
-.nblib-timer label {{ font-size: 13px; line-height: 32px; }}
-.nblib-timer input {{ margin: 0 6px 0 2px; vertical-align: middle; }}
-.nblib-count {{ display: inline-block; white-space: nowrap; margin-right: 22px; }}
-.nblib .widget-html td {{ padding: 0 26px 0 0; text-align: left; vertical-align: baseline; }}
-.nblib-ranking table {{ border-collapse: collapse; width: 100%; outline: none;
-  font-size: 12px; font-variant-numeric: tabular-nums; table-layout: fixed; }}
-.nblib-ranking td, .nblib-ranking th {{ padding: 3px 4px; text-align: right;
-  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
-.nblib-ranking td:first-child {{ padding-left: 0; }}
-.nblib-ranking .words {{ text-align: left; }}
-.nblib-ranking .name {{ direction: rtl; }}  /* the end of a long name tells more */
-.nblib-ranking tbody tr {{ cursor: pointer; height: 25px;
-  border-top: 1px solid var(--jp-border-color3, #eee); }}
-.nblib-ranking tbody tr:hover {{ background: var(--jp-layout-color2, #eee); }}
-.nblib-ranking tbody tr.chosen {{ background: var(--jp-brand-color3, #bde); }}
-.nblib-ranking table:focus tr.chosen {{ box-shadow: inset 3px 0 var(--jp-brand-color1, #27c); }}
-.nblib-ranking tr.cut {{ border-top: 2px dashed var(--jp-ui-font-color0, #000); }}
-.nblib-ranking i {{ display: inline-block; width: 9px; height: 9px; margin-right: 5px;
-  border-radius: 50%; border: 1px solid #8888; }}
-.nblib-ranking i.normal {{ background: {NORMAL}; }}
-.nblib-ranking i.abnormal {{ background: {ABNORMAL}; }}
-.nblib-ranking .wrong {{ font-weight: 700; }}
-.nblib-ranking footer {{ display: flex; gap: 4px; align-items: center; margin-top: 6px;
-  font-size: 12px; }}
-.nblib-ranking footer span {{ flex: 1; text-align: center; }}
-.nblib-ranking button, .nblib-ranking button:disabled {{ min-width: 34px; height: 26px;
-  border: none; cursor: pointer; background: var(--jp-layout-color2, #eee);
-  color: var(--jp-ui-font-color1, #000); }}
-.nblib-ranking button:disabled {{ opacity: 0.4; cursor: default; }}
-.nblib-canvas {{ position: relative; line-height: 0; touch-action: none; user-select: none; }}
-.nblib-canvas img {{ width: 100%; }}
-.nblib-canvas.ready {{ cursor: crosshair; }}
-.nblib-canvas div {{ position: absolute; box-sizing: border-box; pointer-events: none;
-  outline: 1px dashed white; border: 1px dashed black; }}
-"""
-
-
-class Ranking(anywidget.AnyWidget):
-    """A page of a list of images; a click, or the arrow keys, choose one."""
-
-    rows = traitlets.List().tag(sync=True)
-    chosen = traitlets.Int(-1).tag(sync=True)
-    page = traitlets.Int(0).tag(sync=True)
-    pages = traitlets.Int(1).tag(sync=True)
-
-    _css = CSS
-
-    _esm = """
-    const columns = [["", "8%"], ["image", "24%", "words"], ["score", "16%"], ["pct.", "9%"],
-      ["label", "24%", "words"], ["called", "19%", "words"]];
-    function made(tag, text, name) {
-      const element = document.createElement(tag);
-      element.textContent = text ?? "";
-      if (name) element.className = name;
-      return element;
-    }
-    function render({ model, el }) {
-      el.classList.add("nblib-ranking");
-      el.dataset.lmSuppressShortcuts = "true";  // or the arrow keys would move through cells
-      const table = made("table"), head = made("thead"), body = made("tbody");
-      table.tabIndex = 0;
-      const line = made("tr");
-      for (const [text, width, name] of columns) {
-        const cell = made("th", text, name);
-        cell.style.width = width;
-        line.append(cell);
-      }
-      head.append(line);
-      table.append(head, body);
-      const foot = made("footer"), where = made("span");
-      const step = (text, title, page) => {
-        const button = made("button", text);
-        button.title = title;
-        button.onclick = () => { model.set("page", page()); model.save_changes(); };
-        return button;
-      };
-      const now = () => model.get("page"), last = () => model.get("pages") - 1;
-      const back = [step("«", "first page", () => 0), step("‹", "page before", () => now() - 1)];
-      const on = [step("›", "next page", () => now() + 1), step("»", "last page", last)];
-      foot.append(...back, where, ...on);
-      el.append(table, foot);
-      function draw() {
-        let before = null;
-        body.replaceChildren(...model.get("rows").map((row) => {
-          const line = made("tr");
-          line.dataset.image = row.image;
-          line.classList.toggle("chosen", row.index === model.get("chosen"));
-          line.classList.toggle("cut", before === "abnormal" && row.called === "normal");
-          before = row.called;
-          const label = made("td", "", "words");
-          label.append(made("i", "", row.label), row.label);
-          const called = made("td", row.called, row.wrong ? "words wrong" : "words");
-          const name = made("td", "", "words name");
-          name.title = row.image;
-          name.append(made("bdi", row.image.replace(/[.][^.]+$/, "")));
-          line.append(made("td", row.rank), name, made("td", row.score),
-            made("td", row.percentile), label, called);
-          line.onclick = () => {
-            model.set("chosen", row.index);
-            model.save_changes();
-            table.focus();
-          };
-          return line;
-        }));
-        where.textContent = `page ${now() + 1} of ${last() + 1}`;
-        for (const button of back) button.disabled = now() <= 0;
-        for (const button of on) button.disabled = now() >= last();
-      }
-      table.onkeydown = (event) => {
-        const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-        if (!by) return;
-        event.preventDefault();
-        model.send({ move: by });
-      };
-      model.on("change:rows change:chosen change:pages", draw);
-      draw();
-    }
-    export default { render };
-    """
-
-
-class Canvas(anywidget.AnyWidget):
-    """A picture on which a rectangle can be dragged; it is reported while it grows."""
-
-    png = traitlets.Bytes().tag(sync=True)
-    size = traitlets.Int(64).tag(sync=True)
-    """Pixels of the image along each side, in which the rectangle is counted."""
-
-    rectangle = traitlets.List(traitlets.Int()).tag(sync=True)
-    """left, top, width, height; empty for none."""
-
-    ready = traitlets.Bool(True).tag(sync=True)
-
-    _esm = """
-    function render({ model, el }) {
-      el.classList.add("nblib-canvas");
-      const picture = document.createElement("img"), box = document.createElement("div");
-      picture.draggable = false;
-      el.append(picture, box);
-      let url = null, from = null;
-      function draw() {
-        if (url) URL.revokeObjectURL(url);
-        url = URL.createObjectURL(new Blob([model.get("png")], { type: "image/png" }));
-        picture.src = url;
-        el.classList.toggle("ready", model.get("ready"));
-      }
-      function place() {
-        const [left, top, width, height] = model.get("rectangle");
-        box.hidden = width === undefined;
-        const share = (value) => `${(100 * value) / model.get("size")}%`;
-        Object.assign(box.style, { left: share(left), top: share(top),
-          width: share(width), height: share(height) });
-      }
-      function at(event) {
-        const r = picture.getBoundingClientRect(), n = model.get("size");
-        const pixel = (share) => Math.min(n - 1, Math.max(0, Math.floor(share * n)));
-        return [(event.clientX - r.left) / r.width, (event.clientY - r.top) / r.height].map(pixel);
-      }
-      function report(event) {
-        const to = at(event);
-        const rectangle = [Math.min(from[0], to[0]), Math.min(from[1], to[1]),
-          Math.abs(from[0] - to[0]) + 1, Math.abs(from[1] - to[1]) + 1];
-        if (String(rectangle) === String(model.get("rectangle"))) return;
-        model.set("rectangle", rectangle);
-        model.save_changes();
-      }
-      el.onpointerenter = () => model.send({ touched: true });
-      el.onpointerdown = (event) => {
-        if (!model.get("ready") || event.button !== 0) return;
-        from = at(event);
-        el.setPointerCapture(event.pointerId);
-      };
-      el.onpointermove = (event) => { if (from) report(event); };
-      el.onpointerup = (event) => { if (from) report(event); from = null; };
-      el.onpointercancel = () => { from = null; };
-      model.on("change:png change:ready", draw);
-      model.on("change:rectangle change:size", place);
-      draw();
-      place();
-      return () => URL.revokeObjectURL(url);
-    }
-    export default { render };
-    """
-
-
-class Timer(anywidget.AnyWidget):
-    """A clock in the browser, which ticks while it is in the page and not stopped."""
-
-    ticks = traitlets.Int().tag(sync=True)
-    seconds = traitlets.Float(SECONDS).tag(sync=True)
-
-    _css = CSS
-    _esm = """
-    function render({ model, el }) {
-      el.classList.add("nblib-timer");
-      const label = document.createElement("label"), box = document.createElement("input");
-      box.type = "checkbox";
-      box.checked = true;
-      label.append(box, `look again every ${model.get("seconds")} s`);
-      el.append(label);
-      const clock = setInterval(() => {
-        if (!box.checked) return;
-        model.set("ticks", model.get("ticks") + 1);
-        model.save_changes();
-      }, 1000 * model.get("seconds"));
-      return () => clearInterval(clock);
-    }
-    export default { render };
-    """
-
-
-def _wrapped(*children) -> widgets.Box:
-    """Side by side, in as many lines as the width needs."""
-    flow = {"display": "flex", "flex_flow": "row wrap", "align_items": "flex-start"}
-    return widgets.Box(children, layout=flow | {"width": "100%"})
-
-
-def _gallery(width: int, *tiles: "Tile", columns: str = "auto-fit") -> widgets.Box:
-    """Tiles of one width, at least so many pixels, in as many columns as there is room for."""
-    columns = f"repeat({columns}, minmax({width}px, 1fr))"
-    grid = {"display": "grid", "grid_template_columns": columns, "grid_gap": "8px 10px"}
-    return widgets.Box(tiles, layout=grid | {"width": "100%", "align_items": "flex-start"})
-
-
-def _dropdown(description: str, width: str, options: tuple = ()) -> widgets.Dropdown:
-    style, layout = {"description_width": "initial"}, {"width": width}
-    return widgets.Dropdown(options=options, description=description, style=style, layout=layout)
-
-
-def _slider(kind: type, description: str, **range) -> widgets.Widget:
-    style = {"description_width": "initial"}
-    return kind(description=description, min=0, style=style, layout={"width": "300px"}, **range)
-
-
-def _words(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>" if text else ""
-
-
-def _table(lines: list[list[str]]) -> str:
-    """Cells of HTML, a line each."""
-    rows = ("".join(f"<td>{cell}</td>" for cell in line) for line in lines)
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def _print_where_no_widget_shows(words: str) -> None:
@@ -780,13 +269,16 @@ class Explorer(widgets.VBox):
         if part == "threshold":
             return display.Image(self._curves.picture.value, width=900)
         shown = [tile for tile in tiles[part] if tile.layout.display != "none"]
-        return display.Image(_together(shown)) if shown else None
+        return display.Image(panels.together(shown)) if shown else None
 
     # Made once
 
     def _make(self) -> None:
-        self.data, self.budget = _dropdown("set", "190px"), _dropdown("budget", "150px")
-        self.method, self.seed = _dropdown("method", "270px"), _dropdown("seed", "100px")
+        self.data, self.budget = panels.dropdown("set", "190px"), panels.dropdown("budget", "150px")
+        self.method, self.seed = (
+            panels.dropdown("method", "270px"),
+            panels.dropdown("seed", "100px"),
+        )
         self.again = widgets.Button(
             icon="refresh", tooltip="look for runs again", layout={"width": "38px"}
         )
@@ -798,22 +290,25 @@ class Explorer(widgets.VBox):
             layout={"flex": "1 1 320px", "max_width": "1000px"},
         )
         self.back = widgets.Button(description="back to the run's own", layout={"width": "170px"})
-        self._numbers, self._curves = widgets.HTML(), Curves()
-        self.narrowed = _dropdown("show", "200px", NARROWED)
-        self.ranking, self._chosen_words = Ranking(), widgets.HTML()
-        self._views = [Tile() for _ in range(4)]
-        self.opacity = _slider(widgets.FloatSlider, "opacity", value=0.5, max=1.0, step=0.05)
+        self._numbers, self._curves = widgets.HTML(), panels.Curves()
+        self.narrowed = panels.dropdown("show", "200px", NARROWED)
+        self.ranking, self._chosen_words = panels.Ranking(), widgets.HTML()
+        self._views = [panels.Tile() for _ in range(4)]
+        self.opacity = panels.slider(widgets.FloatSlider, "opacity", value=0.5, max=1.0, step=0.05)
         self.outlined = widgets.Checkbox(
             True, description="outline lesions", indent=False, layout={"width": "auto"}
         )
         self.others: dict[str, widgets.ToggleButton] = {}
-        self._other_buttons, self._other_tiles = _wrapped(), _gallery(210, columns="auto-fill")
-        self._compared: list[Tile] = []
-        self.canvas, self._pad = Canvas(), Picture()
-        self.brightness = _slider(widgets.IntSlider, "brightness", value=255, max=255)
+        self._other_buttons, self._other_tiles = (
+            panels.wrapped(),
+            panels.gallery(210, columns="auto-fill"),
+        )
+        self._compared: list[panels.Tile] = []
+        self.canvas, self._pad = panels.Canvas(), panels.Picture()
+        self.brightness = panels.slider(widgets.IntSlider, "brightness", value=255, max=255)
         self.clear = widgets.Button(description="clear", layout={"width": "80px"})
         self._patch_words = widgets.HTML()
-        self._patched = [Tile() for _ in range(3)]
+        self._patched = [panels.Tile() for _ in range(3)]
         self._scored: tuple[Detection, Detection] | None = None
 
         for name in CONTROLS:
@@ -853,8 +348,8 @@ class Explorer(widgets.VBox):
         image = widgets.VBox(
             [
                 self._chosen_words,
-                _wrapped(self.opacity, self.outlined),
-                _gallery(190, *self._views),
+                panels.wrapped(self.opacity, self.outlined),
+                panels.gallery(190, *self._views),
             ],
             layout={"flex": "1 1 400px"},
         )
@@ -863,22 +358,22 @@ class Explorer(widgets.VBox):
             layout={"flex": "0 0 300px", "margin": "0 16px 8px 0"},
         )
         patched = widgets.VBox(
-            [self._patch_words, _gallery(140, *self._patched)], layout={"flex": "1 1 400px"}
+            [self._patch_words, panels.gallery(140, *self._patched)], layout={"flex": "1 1 400px"}
         )
         return widgets.VBox(
             [
                 widgets.HTML("<h4>The threshold</h4>"),
-                _wrapped(self.threshold, self.back),
+                panels.wrapped(self.threshold, self.back),
                 self._numbers,
                 self._curves.picture,
                 widgets.HTML("<h4>The test images, and one of them</h4>"),
-                _wrapped(ranking, image),
+                panels.wrapped(ranking, image),
                 widgets.HTML("<h4>The same image through other methods</h4>"),
                 self._other_buttons,
                 self._other_tiles,
                 widgets.HTML("<h4>The same image with a patch painted onto it</h4>"),
-                _wrapped(self.brightness, self.clear),
-                _wrapped(pad, patched),
+                panels.wrapped(self.brightness, self.clear),
+                panels.wrapped(pad, patched),
             ]
         )
 
@@ -904,7 +399,7 @@ class Explorer(widgets.VBox):
         if not self._keys:
             self._shown = None
             self.said = f"There is no finished run under {root()} yet. Make some: {command}"
-            self._about.value = _words(self.said)
+            self._about.value = panels.words(self.said)
             self.children = [self._about, self.again]
             return
         # As many of set, budget, method and seed as can be had, in this order.
@@ -916,7 +411,7 @@ class Explorer(widgets.VBox):
             missing = f"There is no finished run of {wanted} ({command} SEEDS={wanted.seed}). "
         self._narrow(nearest)
         self._show_run(missing)
-        choice = _wrapped(self.data, self.budget, self.method, self.seed, self.again)
+        choice = panels.wrapped(self.data, self.budget, self.method, self.seed, self.again)
         self.children = [choice, self._about, self._whole]
 
     def _run_chosen(self) -> None:
@@ -957,7 +452,7 @@ class Explorer(widgets.VBox):
             self._dataset = self._masks = None
             trouble = f"The test images of {self.key.data} are no longer those of this run."
         self.said = " ".join(filter(None, [missing + self._of_the_run(), trouble]))
-        self._about.value = _words(self.said)
+        self._about.value = panels.words(self.said)
         self._offer_others()
         self._redraw()
 
@@ -1013,7 +508,7 @@ class Explorer(widgets.VBox):
         rank = metrics.percentile(np.array([cut]), self._held)[0]
         if np.isfinite(rank):
             words += f" It lies above {rank:.0f} % of the held-out normals."
-        self._numbers.value = self._counted(cut) + _words(words)
+        self._numbers.value = self._counted(cut) + panels.words(words)
         self._list(to_chosen)
         self._describe()
         self._say_scores()
@@ -1021,7 +516,7 @@ class Explorer(widgets.VBox):
             self._compared[0].frame(self._test["score"][self.ranking.chosen] > cut)
 
     def _counted(self, cut: float) -> str:
-        n = decided(self._test, cut)
+        n = panels.decided(self._test, cut)
         shares = {
             "sensitivity": (n["abnormal above"], n["abnormal"]),
             "specificity": (n["normal"] - n["normal above"], n["normal"]),
@@ -1079,7 +574,7 @@ class Explorer(widgets.VBox):
 
     def _describe(self) -> None:
         if self.ranking.chosen < 0:
-            self._chosen_words.value = _words("This run has scored no test images.")
+            self._chosen_words.value = panels.words("This run has scored no test images.")
             return
         row = self._test.loc[self.ranking.chosen]
         words = [f"{row['image']}: score {row['score']:.4g}"]
@@ -1087,7 +582,7 @@ class Explorer(widgets.VBox):
             words[0] += f", above {row['percentile']:.0f} % of the held-out normals"
         words += [f"label {({0: 'normal', 1: 'abnormal'}).get(row['label'], 'not known')}"]
         words += [f"called {self._called(row['score'])}."]
-        self._chosen_words.value = _words("; ".join(words))
+        self._chosen_words.value = panels.words("; ".join(words))
 
     def _called(self, score: float) -> str:
         return "abnormal" if score > self.cut else "normal"
@@ -1155,13 +650,13 @@ class Explorer(widgets.VBox):
         if names == [self.key.method] or self.ranking.chosen < 0:
             names = []  # its map is shown above
         self._compared = self._compared[: len(names)]
-        self._compared += [Tile() for _ in names[len(self._compared) :]]
+        self._compared += [panels.Tile() for _ in names[len(self._compared) :]]
         for tile, name in zip(self._compared, names, strict=True):
             self._show_method(tile, self.key._replace(method=name))
         if list(self._other_tiles.children) != self._compared:
             self._other_tiles.children = self._compared
 
-    def _show_method(self, tile: Tile, key: Key) -> None:
+    def _show_method(self, tile: panels.Tile, key: Key) -> None:
         run, image = self._run(key), self._test["image"][self.ranking.chosen]
         row = self._test if key == self.key else _test_part(run)
         row = row.loc[self.ranking.chosen] if self.ranking.chosen < len(row) else {"image": None}
@@ -1225,7 +720,7 @@ class Explorer(widgets.VBox):
                 self._scored = before, after
             except (OSError, RuntimeError, DatasetError) as error:
                 words = f"The method of this run cannot be loaded: {str(error).splitlines()[0]}"
-        self._patch_words.value = _words(words)
+        self._patch_words.value = panels.words(words)
         self._say_scores()
         self._draw_change()
 
@@ -1251,7 +746,7 @@ class Explorer(widgets.VBox):
         stored, words = self._test["score"][self.ranking.chosen], ""
         if not np.isclose(stored, before, rtol=0.01):
             words = f"The run has stored another score for this image, {stored:.4g}."
-        self._patch_words.value = _table(lines) + _words(words)
+        self._patch_words.value = panels.table(lines) + panels.words(words)
 
     def _draw_change(self) -> None:
         """The maps before and after painting, and their difference."""
@@ -1263,7 +758,7 @@ class Explorer(widgets.VBox):
             first, second, third = self._patched
             first.show("heat map before", map=before, limit=limit)
             second.show("heat map, painted", map=after, limit=limit)
-            third.show("change", map=after - before, limit=limit, colours=DIFFERENCE)
+            third.show("change", map=after - before, limit=limit, colours=panels.DIFFERENCE)
 
 
 def _test_part(run: Run) -> pd.DataFrame:
@@ -1288,14 +783,14 @@ class Watch(widgets.VBox):
     """
 
     def __init__(self):
-        self.choice, self.said = _dropdown("training", "420px"), ""
-        self.timer = Timer()
+        self.choice, self.said = panels.dropdown("training", "420px"), ""
+        self.timer = panels.Timer()
         self._words = widgets.HTML()
         self.picture = widgets.Image(format="png", layout={"width": "100%", "max_width": "860px"})
         self._drawn, self._refreshing = None, False
         self.timer.observe(lambda _: self.refresh(), "ticks")
         self.choice.observe(lambda _: None if self._refreshing else self.refresh(), "value")
-        super().__init__([_wrapped(self.choice, self.timer), self._words, self.picture])
+        super().__init__([panels.wrapped(self.choice, self.timer), self._words, self.picture])
         self.add_class("nblib")
         self.refresh()
 
@@ -1317,7 +812,7 @@ class Watch(widgets.VBox):
             self._draw(history)
         else:
             self.said = f"No training is in progress under {root()}; one that begins shows up here."
-        self._words.value = _words(self.said)
+        self._words.value = panels.words(self.said)
         self.choice.layout.display = None if keys else "none"
         self.picture.layout.display = None if self.picture.value else "none"
 
@@ -1333,7 +828,7 @@ class Watch(widgets.VBox):
         figure.set_dpi(150)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        self.picture.value = _png(canvas)
+        self.picture.value = panels.png(canvas)
 
     def still(self) -> display.Image | None:
         """The curves as they now are; None where there are none."""

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_curve
 
-from nblib import budgets, datasets, explore, runs, training
+from nblib import budgets, datasets, explore, panels, runs, training
 from nblib.batches import to_float
 from nblib.files import digest
 from nblib.methods import METHODS
@@ -156,7 +156,7 @@ def test_the_roc_curve_is_that_of_scikit_learn():
         {"score": random.integers(0, 9, 50) / 9, "label": random.integers(0, 2, 50)}
     )
     false, true, _ = roc_curve(test["label"], test["score"], drop_intermediate=False)
-    found = {tuple(np.round(point, 9)) for point in zip(*explore._roc(test), strict=True)}
+    found = {tuple(np.round(point, 9)) for point in zip(*panels._roc(test), strict=True)}
     assert found | {(0, 0)} == {tuple(np.round(p, 9)) for p in zip(false, true, strict=True)}
 
 
@@ -200,7 +200,7 @@ def test_a_map_is_drawn_in_viridis_on_the_scale_of_held_out_normals(opened, made
 def test_a_mask_is_outlined_along_its_pixels():
     mask = np.zeros((4, 4), bool)
     mask[1, 2] = True
-    edges = {tuple(map(tuple, edge)) for edge in explore._edges(mask)}
+    edges = {tuple(map(tuple, edge)) for edge in panels._edges(mask)}
     left, right, top, bottom = 0.5, 0.75, 0.25, 0.5
     assert edges == {
         ((left, top), (right, top)),
@@ -209,7 +209,7 @@ def test_a_mask_is_outlined_along_its_pixels():
         ((right, top), (right, bottom)),
     }
     mask[1, 3] = True
-    assert len(explore._edges(mask)) == 6  # none between two pixels of the same lesion
+    assert len(panels._edges(mask)) == 6  # none between two pixels of the same lesion
 
 
 def test_lesions_are_outlined_on_request(opened):
