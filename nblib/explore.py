@@ -274,21 +274,15 @@ class Explorer(widgets.VBox):
     # Made once
 
     def _make(self) -> None:
-        self.data, self.budget = panels.dropdown("set", "190px"), panels.dropdown("budget", "150px")
-        self.method, self.seed = (
-            panels.dropdown("method", "270px"),
-            panels.dropdown("seed", "100px"),
+        widths = {"set": "190px", "budget": "150px", "method": "270px", "seed": "100px"}
+        self.data, self.budget, self.method, self.seed = (
+            panels.dropdown(name, width) for name, width in widths.items()
         )
         self.again = widgets.Button(
             icon="refresh", tooltip="look for runs again", layout={"width": "38px"}
         )
         self.said, self._about = "", widgets.HTML()
-        self.threshold = widgets.FloatSlider(
-            description="threshold",
-            readout_format=".4g",
-            style={"description_width": "initial"},
-            layout={"flex": "1 1 320px", "max_width": "1000px"},
-        )
+        self.threshold, self._threshold_line = widgets.FloatSlider(), panels.wrapped()
         self.back = widgets.Button(description="back to the run's own", layout={"width": "170px"})
         self._numbers, self._curves = widgets.HTML(), panels.Curves()
         self.narrowed = panels.dropdown("show", "200px", NARROWED)
@@ -314,7 +308,6 @@ class Explorer(widgets.VBox):
         for name in CONTROLS:
             self._on(getattr(self, name), "value", self._run_chosen)
         self.again.on_click(lambda _: self._look_again())
-        self._on(self.threshold, "value", self._threshold_moved)
         self.back.on_click(lambda _: self.threshold.set_trait("value", self._start[0]))
         self._on(self.narrowed, "value", lambda: self._list(to_chosen=True))
         self._on(self.ranking, "page", self._list)
@@ -363,7 +356,7 @@ class Explorer(widgets.VBox):
         return widgets.VBox(
             [
                 widgets.HTML("<h4>The threshold</h4>"),
-                panels.wrapped(self.threshold, self.back),
+                self._threshold_line,
                 self._numbers,
                 self._curves.picture,
                 widgets.HTML("<h4>The test images, and one of them</h4>"),
@@ -469,16 +462,27 @@ class Explorer(widgets.VBox):
         return words
 
     def _set_range(self) -> None:
-        slider, cut = self.threshold, self._start[0]
+        cut = self._start[0]
         values = np.concatenate([self._test["score"], self._held, [cut]])
         step = (np.ptp(values) or max(abs(cut), 1e-6)) / 1000
         # The run's own threshold lies on a step: the browser rounds to them.
         low = cut - step * np.ceil((cut - values.min()) / step + 20)
         high = cut + step * np.ceil((values.max() - cut) / step + 20)
-        with slider.hold_sync():
-            # At no moment may the minimum lie above the maximum.
-            slider.max = max(slider.max, high)
-            slider.min, slider.max, slider.step, slider.value = low, high, step, cut
+        # A new slider: the browser moves the handle of an old one into the new range, and sends
+        # where it came to lie as if somebody had dragged it.
+        self.threshold.close()
+        self.threshold = widgets.FloatSlider(
+            cut,
+            min=low,
+            max=high,
+            step=step,
+            description="threshold",
+            readout_format=".4g",
+            style={"description_width": "initial"},
+            layout={"flex": "1 1 320px", "max_width": "1000px"},
+        )
+        self._on(self.threshold, "value", self._threshold_moved)
+        self._threshold_line.children = [self.threshold, self.back]
         self._curves.show(self._test, self._held, low, high)
 
     def _read_set(self, data: str, size: int, channels: int):
