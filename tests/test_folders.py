@@ -218,6 +218,44 @@ def test_dicom_of_any_depth_with_patients_from_the_headers(tmp_path, capsys):
     assert datasets.load("dicom", 16).conversion == "window"
 
 
+def test_a_real_set_as_dicom_files_is_the_same_set(tmp_path, real_sets):
+    """Pixels, patients, hold-out and scores; every other file is MONOCHROME1."""
+    folder = real_sets("nih")
+    whole = datasets.load(folder)
+    labels = datasets.load_labels(whole).test
+    parts = {"normal": whole.normal, "unlabeled": whole.unlabeled}
+    parts |= {"test/normal": whole.test[labels == 0], "test/abnormal": whole.test[labels == 1]}
+    for where, part in parts.items():
+        (tmp_path / "dicom" / where).mkdir(parents=True)
+        for i, (name, patient) in enumerate(zip(part.names, part.patients, strict=True)):
+            with Image.open(folder / "images" / name) as image:
+                pixels = np.asarray(image.convert("L"))
+            negative = i % 2 == 1
+            header = header_of(
+                255 - pixels if negative else pixels, PatientID=patient,
+                PhotometricInterpretation=f"MONOCHROME{1 if negative else 2}",
+            )  # fmt: skip
+            header.save_as(tmp_path / "dicom" / where / Path(name).with_suffix(".dcm"))
+    again = datasets.load(prepare(tmp_path / "dicom", "again"))
+    for one, other in ((whole.normal, again.normal), (whole.test, again.test)):
+        order = {Path(name).stem: i for i, name in enumerate(other.names)}
+        same = other[[order[Path(name).stem] for name in one.names]]
+        assert np.array_equal(one.images, same.images)
+        # Numbered anew, in the same order.
+        assert len(set(zip(one.patients, same.patients, strict=True))) == len(set(one.patients))
+    held, held_again = (
+        {Path(name).stem for name in dataset.hold_out(0).held_normal.names}
+        for dataset in (whole, again)
+    )
+    assert held == held_again
+    scores = [
+        runs.run("nearest_normals", d, "smoke").scores.query("part == 'test'")
+        for d in (whole, again)
+    ]
+    scores = [s.set_index(s["image"].map(lambda name: Path(name).stem))["score"] for s in scores]
+    assert np.allclose(scores[0], scores[1].loc[scores[0].index], rtol=1e-5)
+
+
 @pytest.mark.parametrize("conversion", ["window", "benchmark"])
 def test_the_conversion_is_kept_with_the_set_and_with_its_runs(tmp_path, conversion):
     for i in range(25):
