@@ -25,8 +25,10 @@ LISTS = {"train/0": 4, "train/unlabeled/0": 3, "train/unlabeled/1": 3, "test/0":
 def pytest_collection_modifyitems(items):
     """Tests of one file, or of one method under the contract, share a worker and what is cached.
 
-    So that the longest test, of the notebooks, does not come last, its halves stand alone.
+    So that the longest tests, of the notebooks and of batches, do not come last, they come first,
+    and the halves of the notebooks stand alone.
     """
+    items.sort(key=lambda item: item.path.stem not in ("test_collection", "test_snakefile"))
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         method = parameters.get("name", "") if item.path.stem == "test_contract" else ""

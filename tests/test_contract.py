@@ -529,5 +529,6 @@ def test_what_training_is_handed_has_images_and_whose_they_are_but_no_label():
     assert all(f.type is Part for f in dataclasses.fields(HeldOut))
     own = {f.name: f.type for f in dataclasses.fields(Dataset)}
     assert {name for name, kind in own.items() if kind is Part} == {"normal", "unlabeled", "test"}
-    assert own.keys() == {"name", "folder", "fingerprint", "normal", "unlabeled", "test"}
+    further = {"name", "folder", "fingerprint", "conversion"}
+    assert own.keys() == {"normal", "unlabeled", "test"} | further
     assert Batch._fields == ("normal", "unlabeled", "pseudo")
