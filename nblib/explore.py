@@ -8,7 +8,9 @@ What a widget shows can be had as a still picture (`still`), which an executed c
 
 import contextlib
 import functools
+import importlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +203,8 @@ class Explorer(widgets.VBox):
         super().__init__()
         self.add_class("nblib")
         self._look()
+        # Swin and the pretrained features take a second to import it: not when a patch is drawn.
+        threading.Thread(target=importlib.import_module, args=("timm",), daemon=True).start()
 
     def __repr__(self) -> str:
         return self.said
