@@ -31,12 +31,12 @@ from nblib.files import DatasetError, read_table, root, written_whole
 from nblib.folders import (
     convert,
     find_images,
+    is_there,
     lacking_parts,
     new_set,
     numbered,
     summary,
     without_twins,
-    write_files,
     write_lists,
 )
 
@@ -70,10 +70,7 @@ def built(
     data: str, source: str, download: str | Path, split: str | Path = "", size: int = 0
 ) -> str:
     """For notebooks: `data` where `source` is ''; else the name of its set, made if not there."""
-    here = root() / "data" / "sets" / source
-    if source and here.exists():
-        print(f"{here} is there, and is taken as it is: move it away to make it anew.")
-    elif source:
+    if source and not is_there(source):
         build(source, download, split=split, size=size)
     return source or data
 
@@ -154,12 +151,9 @@ def build(
         table["patient"] = numbered(table["patient"])
         if not side:
             _copy_jpegs(table, folder / "images")
-        write_lists(folder, table, conversion)
-        write_files(folder / "left_out.csv", wrong, "why")
+        write_lists(folder, table, wrong, conversion)
         if boxes is not None:
             _write_boxes(folder / "boxes.csv", boxes, table, side)
-        for other in set(os.listdir(folder / "images")) - set(table["name"]):
-            os.unlink(folder / "images" / other)
     here = root() / "data" / "sets" / name
     print(summary(download, table, wrong, here), said, sep="\n")
     return here

@@ -95,15 +95,14 @@ def _saved_at(key: Key) -> float:
 
 def start(run: Run) -> tuple[float, str]:
     """The threshold that a run begins with, and where it comes from, in words."""
-    scores = run.scores
-    held = scores.loc[scores["part"] == "held_out_normal", "score"].to_numpy()
+    held = run.held_out
     cut = run.metrics.get("threshold")
     if cut is not None:
         return cut, f"fixed by {len(held)} held-out normals for 95 % specificity"
     if len(held):
         few = f"the 95th percentile of {len(held)} held-out normals, too few to promise anything"
         return float(np.quantile(held, 0.95)), few
-    return float(scores["score"].median()), "the median of all scores: no normals were held out"
+    return float(run.scores["score"].median()), "the median of all scores: no normals were held out"
 
 
 def painted(
@@ -297,10 +296,8 @@ class Explorer(widgets.VBox):
             True, description="outline lesions", indent=False, layout={"width": "auto"}
         )
         self.others: dict[str, widgets.ToggleButton] = {}
-        self._other_buttons, self._other_tiles = (
-            panels.wrapped(),
-            panels.gallery(210, columns="auto-fill"),
-        )
+        self._other_buttons = panels.wrapped()
+        self._other_tiles = panels.gallery(210, columns="auto-fill")
         self._compared: list[panels.Tile] = []
         self.canvas, self._pad = panels.Canvas(), panels.Picture()
         self.brightness = panels.slider(widgets.IntSlider, "brightness", value=255, max=255)
@@ -430,8 +427,7 @@ class Explorer(widgets.VBox):
         """Show the run that the controls name; first what needs no images."""
         before, self._shown = self._shown, self.key
         run = self._run(self.key)
-        self._test = _test_part(run)
-        self._held = run.scores.loc[run.scores["part"] == "held_out_normal", "score"].to_numpy()
+        self._test, self._held = run.test, run.held_out
         self._start = start(run)
         with self._settled():
             self._set_range()
@@ -666,7 +662,7 @@ class Explorer(widgets.VBox):
 
     def _show_method(self, tile: panels.Tile, key: Key) -> None:
         run, image = self._run(key), self._test["image"][self.ranking.chosen]
-        row = self._test if key == self.key else _test_part(run)
+        row = self._test if key == self.key else run.test
         row = row.loc[self.ranking.chosen] if self.ranking.chosen < len(row) else {"image": None}
         if row["image"] != image:
             tile.show(key.method, "has scored other images")
@@ -767,11 +763,6 @@ class Explorer(widgets.VBox):
             first.show("heat map before", map=before, limit=limit)
             second.show("heat map, painted", map=after, limit=limit)
             third.show("change", map=after - before, limit=limit, colours=panels.DIFFERENCE)
-
-
-def _test_part(run: Run) -> pd.DataFrame:
-    """The rows of the test images, in their order, numbered from 0."""
-    return run.scores[run.scores["part"] == "test"].reset_index(drop=True)
 
 
 # ---------------------------------------------------------------------------- a training, watched

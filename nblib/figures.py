@@ -282,12 +282,10 @@ def scatter(points: np.ndarray, labels: np.ndarray, title: str) -> Figure:
 @_styled
 def histogram(run: Run) -> Figure:
     """Scores of normal and abnormal test images and of held-out normals, and the threshold."""
-    scores, numbers = run.scores, run.metrics
-    test = scores[scores["part"] == "test"]
-    held = scores.loc[scores["part"] == "held_out_normal", "score"]
+    test, held, numbers = run.test, run.held_out, run.metrics
     figure, axes = _figure(height=2.4)
     axes = axes[0, 0]
-    bins = np.histogram_bin_edges(pd.concat([test["score"], held]), 30)
+    bins = np.histogram_bin_edges(np.concatenate([test["score"], held]), 30)
     kinds = {"normal": (0, NORMAL, "//"), "abnormal": (1, ABNORMAL, None)}
     kinds |= {"label unknown": (-1, HELD_OUT, None)}
     for name, (label, colour, hatch) in kinds.items():
@@ -356,8 +354,7 @@ def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) ->
 
     A method without maps or restored images shows the rows it has.
     """
-    maps, scores = run.maps, run.scores
-    test = scores[scores["part"] == "test"].reset_index(drop=True)
+    maps, test = run.maps, run.test
     rows = {"input": dataset.test.images[chosen]}
     if "test_restored" in maps:
         rows["restored"] = maps["test_restored"][chosen]
@@ -391,9 +388,8 @@ def one_image(image: np.ndarray, detection: Detection, run: Run, title: str = ""
 
     Over it stand the percentile of its score among the run's held-out normals, and the decision.
     """
-    held = run.scores.loc[run.scores["part"] == "held_out_normal", "score"].to_numpy()
     score = next(iter(detection.scores.values()))
-    rank, cut = metrics.percentile(score, held)[0], metrics.threshold(held)
+    rank, cut = metrics.percentile(score, run.held_out)[0], metrics.threshold(run.held_out)
     called = "" if np.isnan(cut) else f", called {'abnormal' if score[0] > cut else 'normal'}"
     shown = {"input": image, "restored": detection.restored, "heat map": detection.map}
     shown = {k: v if k == "input" else v[0] for k, v in shown.items() if v is not None}
@@ -677,9 +673,8 @@ def told_apart(runs: list[Run]) -> dict[str, int]:
     missed most, which even the run that ranks it highest ranks lowest: the nearest to "all models
     are wrong".
     """
-    tests = [run.scores[run.scores["part"] == "test"].reset_index(drop=True) for run in runs]
-    ranks = np.array([test["score"].rank(pct=True) for test in tests])
-    labels, mean = tests[0]["label"].to_numpy(), ranks.mean(0)
+    ranks = np.array([run.test["score"].rank(pct=True) for run in runs])
+    labels, mean = runs[0].test["label"].to_numpy(), ranks.mean(0)
     found = {}
     for word, label in (("normal", 0), ("abnormal", 1)):
         order = np.flatnonzero(labels == label)
@@ -760,7 +755,7 @@ def _heat(axes, values: np.ndarray, limit: float):
 
 
 def _percentile(axes, run: Run, i: int) -> None:
-    test = run.scores[run.scores["part"] == "test"].reset_index(drop=True).loc[i]
+    test = run.test.loc[i]
     cut = run.metrics["threshold"]
     above = cut is not None and test["score"] > cut
     if np.isfinite(test["percentile"]):

@@ -95,23 +95,25 @@ def prepare(
         if lacking := lacking_parts(table):
             problems = [f"{source} gives no {part} images." for part in lacking]
             raise DatasetError(problems + _doubts(table) + listed(left_out))
-        write_lists(folder, table, conversion)
-        write_files(folder / "left_out.csv", left_out, "why")
-        write_files(folder / "originals.csv", table[["file", "name"]].to_numpy(), "image")
-        for file in set(os.listdir(folder / "images")) - set(table["name"]):
-            os.unlink(folder / "images" / file)
+        write_lists(folder, table, left_out, conversion)
+        _write_files(folder / "originals.csv", table[["file", "name"]].to_numpy(), "image")
     print(summary(source, table, left_out, root() / "data" / "sets" / name))
     return root() / "data" / "sets" / name
 
 
 def ready(name: str, source: str | Path = "", **how) -> str:
     """The name of a set that is there, or is made of `source` now, as `prepare` does with `how`."""
-    here = root() / "data" / "sets" / name
-    if source and here.exists() and name != "phantom":
-        print(f"{here} is there, and is taken as it is. To make another, choose another name.")
-    elif source:
+    if source and (name == "phantom" or not is_there(name)):
         prepare(source, name, **how)
     return name
+
+
+def is_there(name: str) -> bool:
+    """Whether there is a set of that name, which is then said to be taken as it is."""
+    here = root() / "data" / "sets" / name
+    if here.exists():
+        print(f"{here} is there, and is taken as it is: choose another name, or move it.")
+    return here.exists()
 
 
 @contextlib.contextmanager
@@ -436,10 +438,13 @@ def lacking_parts(table: pd.DataFrame) -> list[str]:
     return [word for part, word in parts.items() if part not in set(table["part"])]
 
 
-def write_lists(folder: Path, table: pd.DataFrame, conversion: str = "") -> None:
-    """data.json and metadata.csv of a set; lists keep the order of the table.
+def write_lists(
+    folder: Path, table: pd.DataFrame, left_out: list[tuple[Path, str]], conversion: str
+) -> None:
+    """data.json, metadata.csv and left_out.csv of a set; lists keep the order of the table.
 
-    Where the labels of a part are not all known, or all the same, they are left out.
+    Where the labels of a part are not all known, or all the same, they are left out. Images that
+    are not in the table are deleted.
     """
 
     def names(part: str, label: int | None = None) -> list[str]:
@@ -459,9 +464,12 @@ def write_lists(folder: Path, table: pd.DataFrame, conversion: str = "") -> None
     metadata = table[[*columns]].rename(columns=columns).fillna("")
     with written_whole(folder / "metadata.csv", "w") as file:
         metadata.to_csv(file, index=False)
+    _write_files(folder / "left_out.csv", left_out, "why")
+    for other in set(os.listdir(folder / "images")) - set(table["name"]):
+        os.unlink(folder / "images" / other)
 
 
-def write_files(to: Path, rows, what: str) -> None:
+def _write_files(to: Path, rows, what: str) -> None:
     """A csv with the column file and one more: what is said of each. It names paths."""
     table = pd.DataFrame([(as_text(f), said) for f, said in rows], columns=["file", what])
     with written_whole(to, "w") as file:

@@ -115,20 +115,27 @@ def may_be_image(file: Path) -> bool:
         return False
     if file.suffix.lower() in SUFFIXES:
         return True
-    with contextlib.suppress(OSError), open(file, "rb") as begin:
-        head = begin.read(132)
-        return head[128:] == b"DICM" or head.startswith(BEGINNINGS)
+    with contextlib.suppress(OSError):
+        head = _head(file)
+        return _is_dicom(head) or head.startswith(BEGINNINGS)
     return False
 
 
 def looks_like_dicom(file: Path) -> bool:
     """Whether a file begins as DICOM files do, or is called as one and is no picture."""
-    with open(file, "rb") as begin:
-        head = begin.read(132)
-    if head[128:] == b"DICM":
+    if _is_dicom(_head(file)):
         return True
     if file.suffix.lower() not in dicom.SUFFIXES:
         return False
     with contextlib.suppress(Exception), Image.open(file):
         return False
     return True
+
+
+def _head(file: Path) -> bytes:
+    with open(file, "rb") as begin:
+        return begin.read(132)
+
+
+def _is_dicom(head: bytes) -> bool:
+    return head[128:] == b"DICM"

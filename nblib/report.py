@@ -518,7 +518,7 @@ def beside(run: Run, dataset: Dataset) -> pd.DataFrame:
 
 def scores_beside(run: Run) -> pd.DataFrame:
     """AUC and AP on the test part of each score that a method gives; the first is its own."""
-    scores = run.scores[run.scores["part"] == "test"]
+    scores = run.test
     known = ("image", "patient", "part", "label", "percentile")
     names = {n: run.metrics["score"] if n == "score" else n for n in scores if n not in known}
     rows = {}
@@ -632,7 +632,7 @@ def checkpoints(run: Run) -> pd.DataFrame:
     """
     if "aucp" not in run.history:
         return pd.DataFrame()
-    test = run.scores[run.scores["part"] == "test"].set_index("image")["label"]
+    test = run.test.set_index("image")["label"]
     labels = test.reindex(run.watched.index).to_numpy()
     areas = {
         step: metrics.auc(scores[labels == 0], scores[labels == 1])

@@ -77,6 +77,16 @@ class Run:
         return read_scores(self.folder / "scores.csv")
 
     @functools.cached_property
+    def test(self) -> pd.DataFrame:
+        """The rows of `scores` of the test images, in their order, numbered from 0."""
+        return self.scores[self.scores["part"] == "test"].reset_index(drop=True)
+
+    @functools.cached_property
+    def held_out(self) -> np.ndarray:
+        """Scores of the held-out known normals (n,)."""
+        return self.scores.loc[self.scores["part"] == "held_out_normal", "score"].to_numpy()
+
+    @functools.cached_property
     def watched(self) -> pd.DataFrame:
         """Scores of the test images, (images, checkpoints), by name and step; empty if none."""
         return _watched(self.folder)

@@ -42,17 +42,17 @@ def score(images: str | Path, run: Run | str | Path, out: str | Path | None = No
     files = [images] if images.is_file() else _images(images)
     method = run.method().to(best_device())
     read = read_all(files, _conversion(run), _as_seen(run, method))
-    rows = []
-    for _, row in zip(progress(len(files), "scoring"), _scored(method, read), strict=True):
-        rows.append(row)
+    counted = zip(progress(len(files), "scoring"), _scored(method, read), strict=True)
+    rows = [row for _, row in counted]
     table = pd.DataFrame(rows, columns=["score", "problem"])
     folder = images.parent if images.is_file() else images
     table["image"] = [as_text(file.relative_to(folder)) for file in files]
-    held = run.scores.loc[run.scores["part"] == "held_out_normal", "score"].to_numpy()
     known = table["score"].notna()
     table["percentile"] = np.nan
-    table.loc[known, "percentile"] = metrics.percentile(table["score"][known].to_numpy(), held)
-    cut = metrics.threshold(held)
+    table.loc[known, "percentile"] = metrics.percentile(
+        table["score"][known].to_numpy(), run.held_out
+    )
+    cut = metrics.threshold(run.held_out)
     words = np.where(table["score"] > cut, "abnormal", "normal")
     table["decision"] = np.where(known & ~np.isnan(cut), words, "")
     if out:
