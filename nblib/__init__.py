@@ -6,7 +6,10 @@ The data's way through the package, in order:
     images       a file -> one 8-bit image, whatever Pillow reads, or DICOM
     folders      any folder of images, or a table of them -> a set in the one layout
     downloads    public sets as they are downloaded -> sets in the one layout
-    datasets     a set -> Dataset: checked, one uint8 array, cached by content; Labels apart
+    datasets     a set -> Dataset: checked, one uint8 array, cached by content
+    split        the lists of images by part and label, data.json
+    labels       Dataset -> Labels: the wall stands here, nothing that trains may import it
+    parts        images as training is handed them, without a label
     phantom      the set that the project draws itself
     pseudo       known normals -> pseudo-anomalous images
     batches      Dataset, seed, step -> Batch(normal, unlabeled, pseudo), on the device

@@ -11,8 +11,7 @@
     <set>/masks/<image>.png      optional: lesions of test images
     <set>/lesions.csv            optional: image, kind, area
 
-`load` gives the images, `load_labels` what is known about them: two objects, so that code which
-is handed a Dataset has no label within reach.
+`load` gives the images; what is known about them is in `nblib.labels`, behind a wall.
 """
 
 import json
@@ -24,47 +23,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from PIL import Image
 
 from nblib import phantom
 from nblib.files import DatasetError, digest, read_table, root, write_json, written_whole
 from nblib.folders import prepare as prepare
 from nblib.images import MODES, picture, pixel_digest, scaled
+from nblib.parts import HeldOut, Part
 from nblib.progress import progress
-
-PARTS = {"train/0": "normal", "train/unlabeled": "unlabeled", "test": "test"}
-"""Where data.json keeps the names of each part; those of the last two mostly by label, 0 or 1."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some images of a set.
-
-    images: uint8 (n, C, H, W); names: (n,) file names; patients: (n,), an image's own name where
-    the set names no patients; sizes: (n, 2) width and height of the files in pixels.
-    """
-
-    images: np.ndarray
-    names: np.ndarray
-    patients: np.ndarray
-    sizes: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index) -> "Part":
-        return Part(self.images[index], self.names[index], self.patients[index], self.sizes[index])
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What trains (`normal`, `unlabeled`) and what is kept from training (`held_*`)."""
-
-    normal: Part
-    unlabeled: Part
-    held_normal: Part
-    held_unlabeled: Part
+from nblib.split import PARTS, checked_split, in_both, part_of, some
 
 
 @dataclass(frozen=True)
@@ -119,23 +85,6 @@ class Dataset:
         )
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What is known about the images of a Dataset; training never sees it.
-
-    unlabeled, test: (n,) 0 normal, 1 abnormal, -1 unknown, in the order of the parts. masks: bool
-    (n_test, H, W), lesions at the set's size; annotated: (n_test,) whether the mask of an image
-    says all (normal images are annotated: empty); both None where a set has neither masks nor
-    boxes. lesions: image, kind, area, or None.
-    """
-
-    unlabeled: np.ndarray
-    test: np.ndarray
-    masks: np.ndarray | None
-    annotated: np.ndarray | None
-    lesions: pd.DataFrame | None
-
-
 def find(path_or_name: str | Path) -> Path:
     """The folder of a set, named by path or by its name.
 
@@ -157,76 +106,6 @@ def find(path_or_name: str | Path) -> Path:
     raise DatasetError(
         [f"There is no set '{path_or_name}': looked for {places}. Name a folder, or a set there."]
     )
-
-
-def read_split(file: Path) -> dict[str, list[str]]:
-    """The lists of file names of a data.json, by their keys such as 'train/unlabeled/0'.
-
-    Raises DatasetError where the file is missing, is no JSON, or a list is missing, is empty
-    (other than 'test') or names a file that is named already.
-    """
-    split, problems = _split(file)
-    if problems:
-        raise DatasetError(problems)
-    return split
-
-
-def _split(file: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """The lists that are lists, and a sentence for each problem."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return {}, [f"{file} is missing: it lists the images of each part."]
-    except OSError as error:
-        return {}, [f"{file} cannot be read: {error.strerror}."]
-    except (ValueError, RecursionError) as error:
-        return {}, [f"{file} is no JSON: {error}."]
-    split, problems, keys = {}, [], []
-    for key, part in PARTS.items():
-        by_label = part != "normal" and not isinstance(_at(content, key), list)
-        keys += [f"{key}/0", f"{key}/1"] if by_label else [key]
-    for key in keys:
-        names = _at(content, key)
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            what = " (the labels of the test images)" if key.startswith("test") else ""
-            problems.append(f"{file} has no list of file names at {key}{what}.")
-        elif not names and key != "test":
-            problems.append(f"{file}: the list {key} is empty.")
-        else:
-            split[key] = names
-    parts = {part: set() for part in PARTS.values()}
-    for key, names in split.items():
-        parts[_part_of(key)].update(names)
-    problems += _shared({part: list(names) for part, names in parts.items()}, "file", file)
-    twice = [name for names in split.values() for name, n in Counter(names).items() if n > 1]
-    both = [n for p in ("train/unlabeled", "test") for n in _common(split, f"{p}/0", f"{p}/1")]
-    if twice + both:
-        problems.append(f"{file} lists {_some(twice + both)} twice in one part.")
-    odd = [ascii(name) for names in split.values() for name in names if not _is_file_name(name)]
-    if odd:
-        problems.append(f"{file} lists what is no name of a file: {_some(odd)}.")
-        split = {key: list(filter(_is_file_name, names)) for key, names in split.items()}
-    return split, problems
-
-
-def _at(content, key: str):
-    """What stands in a nested dictionary under a key such as 'train/0'; None for nothing."""
-    for word in key.split("/"):
-        content = content.get(word) if isinstance(content, dict) else None
-    return content
-
-
-def _part_of(key: str) -> str:
-    return next(part for part_key, part in PARTS.items() if key.startswith(part_key))
-
-
-def _is_file_name(name: str) -> bool:
-    """Whether it names a file of a folder itself, rather than one of another folder."""
-    try:
-        short = len(os.fsencode(name)) < 256
-    except UnicodeEncodeError:
-        return False
-    return short and name not in ("", ".", "..") and not set(name) & {"/", "\0"}
 
 
 def load(
@@ -253,9 +132,9 @@ def load(
     if size < 1:
         raise ValueError(f"size is {size}, but must be at least 1.")
     folder = find(path_or_name)
-    split, problems = _split(folder / "data.json")
+    split, problems = checked_split(folder / "data.json")
     files = sorted({name for names in split.values() for name in names})
-    images = _image_folder(folder)
+    images = image_folder(folder)
     if images is None:
         problems.append(f"{folder} has neither a folder images nor train_png_512.")
         raise DatasetError(problems)
@@ -265,14 +144,14 @@ def load(
     if missing:
         problems.append(
             f"{images} lacks {len(missing)} of the {len(files)} files that data.json lists: "
-            f"{_some(missing)}."
+            f"{some(missing)}."
         )
     there = sorted(set(files) - set(missing))
     pixels, pixel_digests, sizes, key, unreadable = _decoded(folder, images, there, size, colour)
     problems += unreadable
     listed = {part: [] for part in PARTS.values()}
     for list_key, names in split.items():
-        listed[_part_of(list_key)] += names
+        listed[part_of(list_key)] += names
     # A file in two parts has been told of; its pixels and its patient need not be told of again.
     parts_of = Counter(name for names in listed.values() for name in set(names))
     once = {part: [n for n in names if parts_of[n] == 1] for part, names in listed.items()}
@@ -281,10 +160,10 @@ def load(
         alike.setdefault(pixels_of, []).append(name)
     twins = {name: " = ".join(names) for names in alike.values() for name in names}
     by_pixels = {part: [twins[n] for n in names if n in twins] for part, names in once.items()}
-    problems += _shared(by_pixels, "image (by its pixels)", folder)
+    problems += in_both(by_pixels, "image (by its pixels)", folder)
     if not unknown and (folder / "metadata.csv").exists():
         by_patient = {part: [patients[n] for n in names] for part, names in once.items()}
-        problems += _shared(by_patient, "patient", folder)
+        problems += in_both(by_patient, "patient", folder)
     if problems:
         raise DatasetError(problems)
 
@@ -311,25 +190,7 @@ def load(
     return Dataset(folder.name, folder, fingerprint, **parts, conversion=conversion)
 
 
-def load_labels(dataset: Dataset) -> Labels:
-    """The labels, masks or boxes, and lesions of a set, in the order of its parts."""
-    split = read_split(dataset.folder / "data.json")
-    unlabeled, test = (
-        np.isin(part.names, split[f"{key}/1"]).astype(np.int8)
-        if f"{key}/1" in split
-        else np.full(len(part), -1, np.int8)
-        for key, part in (("train/unlabeled", dataset.unlabeled), ("test", dataset.test))
-    )
-    masks = _masks(dataset)
-    annotated = None
-    if masks is not None:
-        annotated = (test == 0) | masks.any((1, 2))
-    file = dataset.folder / "lesions.csv"
-    lesions = read_table(file).astype({"area": float}) if file.exists() else None
-    return Labels(unlabeled, test, masks, annotated, lesions)
-
-
-def _image_folder(folder: Path) -> Path | None:
+def image_folder(folder: Path) -> Path | None:
     for name in ("images", "train_png_512"):
         if (folder / name).is_dir():
             return folder / name
@@ -350,11 +211,11 @@ def _patients(folder: Path, files: list[str]) -> tuple[dict[str, str], list[str]
     table = table[["image", "patient"]].drop_duplicates()
     two = list(table.loc[table["image"].duplicated(), "image"])
     if two:
-        return own, [f"{file} names two patients for {_some(two)}."]
+        return own, [f"{file} names two patients for {some(two)}."]
     patient = dict(zip(table["image"], table["patient"], strict=True))
     unknown = [name for name in files if not patient.get(name)]
     if unknown:
-        return own, [f"{file} names no patient for {len(unknown)} images: {_some(unknown)}."]
+        return own, [f"{file} names no patient for {len(unknown)} images: {some(unknown)}."]
     return patient, []
 
 
@@ -428,67 +289,6 @@ def _decode(file: Path, size: int, colour: str) -> tuple[np.ndarray, str, tuple[
     return scaled(image, size, colour), pixel_digest(image), image.size
 
 
-def _masks(dataset: Dataset) -> np.ndarray | None:
-    """Lesions of the test images at the set's size, from masks/ or boxes.csv; None without."""
-    size, folder, boxes_file = dataset.size, dataset.folder / "masks", dataset.folder / "boxes.csv"
-    masks = np.zeros((len(dataset.test), size, size), bool)
-    if folder.is_dir():
-        for i, name in enumerate(dataset.test.names):
-            file = folder / Path(name).with_suffix(".png").name
-            if file.exists():
-                masks[i] = _mask(file, size)
-        return masks
-    if boxes_file.exists():
-        boxes = _boxes(dataset, boxes_file)
-        for i, name in enumerate(dataset.test.names):
-            width, height = dataset.test.sizes[i]
-            for box in boxes[boxes["image"] == name].itertuples():
-                left = max(0, int(box.x / width * size))
-                top = max(0, int(box.y / height * size))
-                right = int(np.ceil((box.x + box.width) / width * size))
-                bottom = int(np.ceil((box.y + box.height) / height * size))
-                masks[i, top : max(0, bottom), left : max(0, right)] = True
-        return masks
-    return None
-
-
-def _mask(file: Path, size: int) -> np.ndarray:
-    """The pixels of size x size that a mask, whatever is not black, covers at least by half."""
-    try:
-        with Image.open(file) as image:
-            lesion = np.asarray(image.convert("RGB")).any(2)
-    except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise DatasetError([f"{file} cannot be read: {error}."]) from None
-    image = Image.fromarray((lesion * 255).astype(np.uint8))
-    share = np.asarray(image.resize((size, size), Image.Resampling.BOX))
-    # A lesion smaller than half a pixel is still a lesion.
-    return share >= 128 if (share >= 128).any() else share > 0
-
-
-def _boxes(dataset: Dataset, file: Path) -> pd.DataFrame:
-    """boxes.csv with numbers; rows without any are images without a finding, and left out."""
-    table, sides = read_table(file), ["x", "y", "width", "height"]
-    if not {"image", *sides} <= set(table):
-        needed = ", ".join(sides)
-        raise DatasetError(
-            [f"{file} needs the columns image, {needed}; it has {', '.join(table)}."]
-        )
-    table = table[(table[sides] != "").any(axis=1)]
-    table[sides] = table[sides].apply(pd.to_numeric, errors="coerce")
-    bad = table[sides].isna().any(axis=1) | (table[["width", "height"]] <= 0).any(axis=1)
-    images = _image_folder(dataset.folder)
-    unknown = [name for name in table["image"].unique() if not (images / name).is_file()]
-    problems = []
-    if bad.any():
-        first = table["image"][bad].iloc[0]
-        problems.append(f"{file}: {bad.sum()} rows hold no box, such as that of {first}.")
-    if unknown:
-        problems.append(f"{file} names images that are not there: {_some(unknown)}.")
-    if problems:
-        raise DatasetError(problems)
-    return table
-
-
 def _whole_patients(patients: np.ndarray, images: float, seed: int) -> np.ndarray:
     """A mask over images: whole patients, drawn by `seed`, with at least `images` images."""
     held = np.zeros(len(patients), bool)
@@ -520,26 +320,3 @@ def _mix(part: Part, abnormal: np.ndarray, ratio: float, size: int | None, seed:
             )
         chosen += sorted(index, key=lambda i: rank[part.patients[i]])[:count]
     return np.sort(chosen).astype(int)
-
-
-def _shared(values: dict[str, list], what: str, where: Path) -> list[str]:
-    """A sentence for each two parts which have a value in common."""
-    names, problems = list(values), []
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            common = _common(values, one, other)
-            if common:
-                problems.append(
-                    f"{where}: {len(common)} {what}{'s' * (len(common) > 1)} stand in both the "
-                    f"{one} and the {other} part: {_some(common)}."
-                )
-    return problems
-
-
-def _common(values: dict[str, list], one: str, other: str) -> list:
-    return sorted(set(values.get(one, [])) & set(values.get(other, [])))
-
-
-def _some(names: list[str], at_most: int = 5) -> str:
-    rest = len(names) - at_most
-    return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")

@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from nblib.datasets import PARTS, read_split
 from nblib.files import DatasetError, read_table, root, written_whole
 from nblib.folders import (
     convert,
@@ -39,6 +38,7 @@ from nblib.folders import (
     without_twins,
     write_lists,
 )
+from nblib.split import PARTS, read_split
 
 SPLITS = Path(__file__).parent.parent / "data" / "splits"
 

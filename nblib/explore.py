@@ -28,6 +28,7 @@ from nblib.budgets import BUDGETS, arguments, method_class
 from nblib.datasets import DatasetError
 from nblib.figures import COLOURS, map_limit
 from nblib.files import root
+from nblib.labels import load_labels
 from nblib.methods import METHODS
 from nblib.methods.method import Detection, Method, detect_all
 from nblib.runs import Run
@@ -490,7 +491,7 @@ class Explorer(widgets.VBox):
         try:
             colour = "grey" if channels == 1 else "rgb"
             dataset = datasets.load(self._paths.get(data, data), size, colour)
-            return dataset, datasets.load_labels(dataset).masks, ""
+            return dataset, load_labels(dataset).masks, ""
         except DatasetError as error:
             return None, None, f"Its images are not shown: {error.problems[0]}"
 

@@ -21,8 +21,9 @@ from matplotlib.ticker import NullFormatter
 
 from nblib import metrics
 from nblib.batches import to_float
-from nblib.datasets import Dataset, Labels
+from nblib.datasets import Dataset
 from nblib.files import root, write_json, written_whole
+from nblib.labels import Labels
 from nblib.methods.method import Detection
 from nblib.runs import Run
 

@@ -22,8 +22,9 @@ from sklearn.metrics import average_precision_score
 from nblib import __version__, budgets, metrics, runs, shortcuts
 from nblib.batches import to_float
 from nblib.budgets import method_class
-from nblib.datasets import Dataset, Labels
+from nblib.datasets import Dataset
 from nblib.files import digest, root, write_json, written_whole
+from nblib.labels import Labels
 from nblib.methods import METHODS
 from nblib.methods.method import Method, detect_all
 from nblib.methods.sagan import with_swapped_codes, without_codes

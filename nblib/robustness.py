@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score
 from nblib import datasets, metrics, report, runs
 from nblib.datasets import Dataset
 from nblib.files import root, written_whole
+from nblib.labels import load_labels
 from nblib.methods import METHODS
 from nblib.methods.method import Method, detect_all
 from nblib.report import Result
@@ -191,7 +192,7 @@ def by_lesion(results: list[Result], data: str | Path) -> pd.DataFrame:
     """
     try:
         dataset = datasets.load(data)
-        labels = datasets.load_labels(dataset)
+        labels = load_labels(dataset)
     except datasets.DatasetError:
         return pd.DataFrame()
     if labels.lesions is None:

@@ -28,11 +28,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nblib import budgets, datasets, metrics
-from nblib.datasets import Dataset, HeldOut
+from nblib import budgets, metrics
+from nblib.datasets import Dataset
 from nblib.files import digest, one_writer, root, write_json, written_whole
+from nblib.labels import load_labels
 from nblib.methods import METHODS
 from nblib.methods.method import Method, detect_all
+from nblib.parts import HeldOut
 from nblib.training import best_device, best_precision, fit
 
 TRAINING_SOURCES = (
@@ -43,7 +45,9 @@ TRAINING_SOURCES = (
     "layers.py",
     "losses.py",
     "methods/method.py",
+    "parts.py",
     "pseudo.py",
+    "split.py",
     "training.py",
 )
 """Files that every training depends on, beside the method's own."""
@@ -293,7 +297,7 @@ def _evaluate(
     seen: the set at the size that the method sees. Maps are kept at the set's own size, to which
     those of larger images are averaged.
     """
-    labels = datasets.load_labels(dataset)
+    labels = load_labels(dataset)
     all_normal = np.zeros(len(held.held_normal), int)
     parts = {
         "held_out_normal": (held.held_normal, all_normal),

@@ -19,8 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from nblib import metrics
-from nblib.datasets import Dataset, Labels
+from nblib.datasets import Dataset
 from nblib.files import root, write_json
+from nblib.labels import Labels
 
 FOLDS, LOTS = 5, 200
 

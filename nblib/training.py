@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from nblib.batches import Batches, step_seed, to_float
-from nblib.datasets import HeldOut
 from nblib.files import written_whole
 from nblib.methods.method import Method, detect_all
 from nblib.metrics import auc, auc_standard_error
+from nblib.parts import HeldOut
 from nblib.progress import progress
 
 AUCP_IMAGES = 200

@@ -12,8 +12,8 @@ from torch.nn.functional import conv2d, leaky_relu
 from torch.nn.utils.parametrize import is_parametrized
 
 from nblib.batches import Batch, to_float
-from nblib.datasets import HeldOut, Part
 from nblib.methods.alad import ALAD, PairXX
+from nblib.parts import HeldOut, Part
 from nblib.training import fit
 
 SMALL = dict(size=32, width=4, latent=8, batch_size=4, steps=8)

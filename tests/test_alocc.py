@@ -10,8 +10,8 @@ from scipy.special import log_expit
 from torch import nn
 
 from nblib.batches import Batch, to_float
-from nblib.datasets import HeldOut, Part
 from nblib.methods.alocc import ALOCC
+from nblib.parts import HeldOut, Part
 from nblib.training import fit
 
 SMALL = dict(size=32, width=4, batch_size=4, steps=8)

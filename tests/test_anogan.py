@@ -12,8 +12,8 @@ from torch import nn
 
 from nblib import progress
 from nblib.batches import Batch, to_float
-from nblib.datasets import HeldOut, Part
 from nblib.methods.anogan import AnoGAN, folded
+from nblib.parts import HeldOut, Part
 from nblib.training import fit
 
 SMALL = dict(size=32, width=4, latent=8, batch_size=4, steps=8, search_steps=5)

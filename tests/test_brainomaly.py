@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from nblib.batches import Batch
-from nblib.datasets import HeldOut, Part
 from nblib.layers import Translator
 from nblib.methods.brainomaly import Brainomaly
+from nblib.parts import HeldOut, Part
 from nblib.training import fit
 
 SMALL = dict(size=32, width=4, critic_width=4, critic_layers=4, batch_size=4, steps=8)

@@ -1,23 +1,20 @@
 """What every method of METHODS owes the loop and the tables; a new one is tested by its name."""
 
-import ast
 import copy
 import dataclasses
 import functools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import nblib
 from nblib import budgets, training
-from nblib.batches import Batch, Batches, step_seed, to_float
-from nblib.datasets import Dataset, HeldOut, Part
+from nblib.batches import Batches, step_seed, to_float
 from nblib.losses import gradient_penalty
 from nblib.methods import METHODS
 from nblib.methods.method import Method, detect_all
+from nblib.parts import HeldOut, Part
 from nblib.training import TrainingError, fit
 
 SIZE, SEED = 32, 5
@@ -468,67 +465,3 @@ def test_the_penalty_differentiates_through_a_compiled_critic_by_its_forward():
     torch.testing.assert_close(gradient(), expected)
     with pytest.raises(RuntimeError):
         gradient_penalty(D, real, fake).backward()
-
-
-# Labels
-
-
-PACKAGE = Path(nblib.__file__).parent
-TRAINING_CODE = [
-    *(PACKAGE / f"{name}.py" for name in ("training", "batches", "pseudo", "losses", "layers")),
-    PACKAGE / "encodings.py",
-    *sorted((PACKAGE / "methods").glob("*.py")),
-]
-KNOWS_LABELS = {"load_labels", "Labels", "read_split", "labels"}
-
-
-def reaches_labels(source):
-    """Names that know labels, and modules through which any of them could be had."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            module = getattr(node, "module", "") or ""
-            found |= {f"{module}.{alias.name}".strip(".") for alias in node.names}
-        elif isinstance(node, ast.Name | ast.Attribute):
-            found.add(node.id if isinstance(node, ast.Name) else node.attr)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.add(node.value)
-    modules = {"nblib.datasets", "nblib.runs", "nblib", "importlib", "json"}
-    return {name for name in found if name.split(".")[-1] in KNOWS_LABELS or name in modules}
-
-
-@pytest.mark.parametrize("file", TRAINING_CODE, ids=lambda file: file.stem)
-def test_code_that_trains_names_nothing_that_knows_labels(file):
-    assert reaches_labels(file.read_text()) == set()
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "from nblib.datasets import load_labels",
-        "from nblib import datasets",
-        "import nblib.datasets",
-        "from nblib.datasets import HeldOut as H, Labels as L",
-        "getattr(module, 'load_labels')",
-        "import json",
-        "loss = x.labels.sum()",
-    ],
-)
-def test_a_line_that_reaches_labels_would_not_pass(line):
-    assert reaches_labels(line)
-
-
-def test_code_that_evaluates_does_reach_labels():
-    assert reaches_labels((PACKAGE / "runs.py").read_text())
-
-
-def test_what_training_is_handed_has_images_and_whose_they_are_but_no_label():
-    assert {f.name for f in dataclasses.fields(Part)} == {"images", "names", "patients", "sizes"}
-    parts = {f.name for f in dataclasses.fields(HeldOut)}
-    assert parts == {"normal", "unlabeled", "held_normal", "held_unlabeled"}
-    assert all(f.type is Part for f in dataclasses.fields(HeldOut))
-    own = {f.name: f.type for f in dataclasses.fields(Dataset)}
-    assert {name for name, kind in own.items() if kind is Part} == {"normal", "unlabeled", "test"}
-    further = {"name", "folder", "fingerprint", "conversion"}
-    assert own.keys() == {"normal", "unlabeled", "test"} | further
-    assert Batch._fields == ("normal", "unlabeled", "pseudo")

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nblib import datasets
-from nblib.datasets import DatasetError, load, load_labels
+from nblib.datasets import DatasetError, load
+from nblib.labels import load_labels
+from nblib.split import read_split
 
 PARTS = ("normal", "unlabeled", "test")
 
@@ -637,7 +639,7 @@ def test_the_fingerprint_changes_with_the_lists_and_the_patients(make_set, chang
     ],
 )
 def test_counts_of_the_benchmarks_lists(splits, name, counts):
-    split = datasets.read_split(splits(name))
+    split = read_split(splits(name))
     keys = ("train/0", "train/unlabeled/0", "train/unlabeled/1", "test/0", "test/1")
     assert tuple(len(split[key]) for key in keys) == counts
     assert len({name for names in split.values() for name in names}) == sum(counts)
@@ -804,7 +806,7 @@ def test_flat_lists_are_images_whose_labels_are_not_known(make_set, test):
     split["test"] = split["test"]["0"] + split["test"]["1"] if test == "flat" else []
     write_split(folder, split)
     dataset = load(folder, 8)
-    labels = datasets.load_labels(dataset)
+    labels = load_labels(dataset)
     assert dataset.unlabeled.names.tolist() == split["train"]["unlabeled"]
     assert dataset.test.names.tolist() == split["test"]
     assert dataset.test.images.shape == (len(split["test"]), 1, 8, 8)

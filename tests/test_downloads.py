@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_dicom import PLANTED, header_of
 
+from conftest import write_rows
 from nblib import datasets, downloads
 from nblib.downloads import COUNTS, SOURCES, build, built
 from nblib.files import DatasetError, root
+from nblib.labels import load_labels
+from nblib.split import read_split
+from test_dicom import PLANTED, header_of
 
 random = np.random.default_rng(0)
 
@@ -48,7 +50,7 @@ def make_split(file, normal, unlabeled, test):
 def lists(folder_or_file):
     """The lists of a data.json by key."""
     is_file = Path(folder_or_file).is_file()
-    return datasets.read_split(Path(folder_or_file) / ("" if is_file else "data.json"))
+    return read_split(Path(folder_or_file) / ("" if is_file else "data.json"))
 
 
 def part_of(key):
@@ -164,7 +166,7 @@ def test_boxes_of_rsna_are_in_pixels_of_the_new_files(make_rsna):
     assert sorted(of_third.to_numpy().tolist()) == [[2, 4, 6, 8], [4, 4, 6, 10], [6, 4, 6, 12]]
     assert set(boxes["image"]) == {f"lu12-{i:02}.png" for i in range(12)} and len(boxes) == 24
     dataset = datasets.load("rsna", 64)
-    labels = datasets.load_labels(dataset)
+    labels = load_labels(dataset)
     assert labels.annotated.all() and labels.masks[labels.test == 1].any((1, 2)).all()
 
 

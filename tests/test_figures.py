@@ -5,13 +5,14 @@ import pandas as pd
 import pytest
 
 from nblib import datasets, figures, runs
+from nblib.labels import load_labels
 from nblib.methods import METHODS
 
 
 @pytest.fixture
 def shown(make_set):
     dataset = datasets.load(make_set())
-    return dataset, datasets.load_labels(dataset), runs.run("mean_image", dataset, "smoke")
+    return dataset, load_labels(dataset), runs.run("mean_image", dataset, "smoke")
 
 
 def test_the_chosen_images_are_lowest_median_and_highest_of_each_class(shown):
@@ -231,7 +232,7 @@ def test_images_are_told_apart_by_what_all_runs_say(make_set):
     for run in found:
         test = run.scores.query("part == 'test'").reset_index(drop=True)
         ranks.append(test["score"].rank(pct=True).to_numpy())
-    mean, labels = np.mean(ranks, 0), datasets.load_labels(dataset).test
+    mean, labels = np.mean(ranks, 0), load_labels(dataset).test
     assert chosen["abnormal, best"] == np.flatnonzero(labels)[mean[labels == 1].argmax()]
     worst = np.flatnonzero(labels)[mean[labels == 1].argmin()]
     assert chosen.get("abnormal, worst", chosen["missed most"]) == worst
@@ -243,7 +244,7 @@ def test_images_are_told_apart_by_what_all_runs_say(make_set):
 def test_one_figure_shows_all_chosen_images_through_all_models(make_set):
     counts = {"train/0": 30, "train/unlabeled/0": 8, "train/unlabeled/1": 8}
     dataset = datasets.load(make_set("told", counts, size=64))
-    labels = datasets.load_labels(dataset)
+    labels = load_labels(dataset)
     found = [runs.run(name, dataset, "smoke") for name in ("mean_image", "sagan")]
     chosen = figures.told_apart(found)
     figure = figures.through_models(found, dataset, labels, chosen)

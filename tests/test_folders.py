@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_dicom import PLANTED, header_of
 
 from nblib import datasets, folders, images, runs
 from nblib.datasets import prepare
 from nblib.files import DatasetError, root
+from nblib.labels import load_labels
+from test_dicom import PLANTED, header_of
 
 random = np.random.default_rng(0)
 
@@ -96,7 +97,7 @@ def test_a_folder_of_parts_with_a_labelled_test(layout):
     split = split_of(folder)
     assert [len(split["test"][k]) for k in "01"] == [2, 3]
     dataset = datasets.load("parts", 16)
-    labels = datasets.load_labels(dataset)
+    labels = load_labels(dataset)
     assert labels.test.tolist() == [0, 0, 1, 1, 1] and labels.unlabeled.tolist() == [-1] * 4
     assert [name[:8] for name in dataset.test.names] == ["test_nor"] * 2 + ["test_abn"] * 3
 
@@ -167,7 +168,7 @@ def test_a_table_without_a_split_is_split(layout):
     rows = [(f"p/p{i}.png", "01"[i >= 40], f"patient{i // 2}") for i in range(60)]
     folder = prepare(csv_of(source, rows, ("image", "label", "patient")), "drawn")
     dataset = datasets.load("drawn", 16)  # which refuses a patient in two parts
-    labels = datasets.load_labels(dataset)
+    labels = load_labels(dataset)
     assert np.bincount(labels.test).tolist() == [10, 4]
     assert len(dataset.normal) == 14 or len(dataset.normal) == 16
     assert len(dataset.normal) + len(dataset.unlabeled) == 46
@@ -222,7 +223,7 @@ def test_a_real_set_as_dicom_files_is_the_same_set(tmp_path, real_sets):
     """Pixels, patients, hold-out and scores; every other file is MONOCHROME1."""
     folder = real_sets("nih")
     whole = datasets.load(folder)
-    labels = datasets.load_labels(whole).test
+    labels = load_labels(whole).test
     parts = {"normal": whole.normal, "unlabeled": whole.unlabeled}
     parts |= {"test/normal": whole.test[labels == 0], "test/abnormal": whole.test[labels == 1]}
     for where, part in parts.items():
@@ -456,7 +457,7 @@ def test_folders_are_known_by_name_in_any_case_and_others_are_named(layout, name
     normal, abnormal = names
     counts = {f"{normal}": 3, "Unlabeled": 2, f"Test/{normal}": 2, f"Test/{abnormal}": 2}
     folder = prepare(layout(counts | {"pneumonia": 1}), "case")
-    labels = datasets.load_labels(datasets.load("case", 16))
+    labels = load_labels(datasets.load("case", 16))
     assert labels.test.tolist() == [0, 0, 1, 1]
     assert left_out_of(folder) == {
         "pneumonia": "is none of the folders abnormal, normal, test, unlabeled, and was not read."

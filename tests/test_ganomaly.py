@@ -10,8 +10,8 @@ from scipy.special import log_expit
 from torch import nn
 
 from nblib.batches import Batch, to_float
-from nblib.datasets import HeldOut, Part
 from nblib.methods.ganomaly import GANomaly
+from nblib.parts import HeldOut, Part
 from nblib.training import fit
 
 SMALL = dict(size=32, width=4, latent=8, batch_size=4, steps=8)

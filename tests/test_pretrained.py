@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from nblib import datasets
 from nblib.batches import to_float
+from nblib.labels import load_labels
 from nblib.methods import METHODS, pretrained
 from nblib.methods.method import detect_all
 
@@ -76,7 +77,7 @@ def real_set(real_sets):
     def load(name):
         colour = "rgb" if name == "fundus_dr" else "grey"
         dataset = datasets.load(real_sets(name), size=224, colour=colour)
-        labels = datasets.load_labels(dataset).test
+        labels = load_labels(dataset).test
         logistic, knn = Noted(), METHODS["pretrained_knn"]()
         logistic.prepare(floats(dataset.normal.images), floats(dataset.unlabeled.images))
         found = {"logistic": scores_of(detect_all(logistic, dataset.test.images))}

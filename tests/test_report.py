@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
 from nblib import datasets, report, runs
+from nblib.labels import load_labels
 from nblib.methods import METHODS
 
 CRITIC = dict(critic_layers=4, steps=2)
@@ -176,7 +177,7 @@ def test_the_auc_over_training_follows_from_the_noted_scores(make_set):
 def test_scoring_by_the_statistics_of_the_batch_depends_on_the_order_of_the_images(make_set):
     counts = {"test/0": 40, "test/1": 40}
     dataset = datasets.load(make_set("long", counts))
-    labels = datasets.load_labels(dataset)
+    labels = load_labels(dataset)
     run = runs.run("ganomaly", dataset, "smoke")
     index = np.arange(80)
     orders = {"as listed": index, "turned round": index[::-1], "again": index}
@@ -189,7 +190,7 @@ def test_scoring_by_the_statistics_of_the_batch_depends_on_the_order_of_the_imag
 def test_what_lesions_add_to_a_maps_mean_is_counted_pixel_by_pixel(make_set):
     boxes = [("test_1_0.png", 2, 2, 4, 4), ("test_1_1.png", 0, 0, 8, 2)]
     dataset = datasets.load(make_set(boxes=boxes), size=16)
-    labels = datasets.load_labels(dataset)
+    labels = load_labels(dataset)
     run = runs.run("mean_image", dataset, "smoke")
     rows = report.lesions(run, labels)["value"]
     maps, added = run.maps["test_map"], []
@@ -201,7 +202,7 @@ def test_what_lesions_add_to_a_maps_mean_is_counted_pixel_by_pixel(make_set):
     assert rows["share of the image that is lesion"] == pytest.approx(16 / 256, abs=1e-4)
     without = datasets.load(make_set("no boxes", seed=1))
     other = runs.run("mean_image", without, "smoke")
-    assert report.lesions(other, datasets.load_labels(without)).empty
+    assert report.lesions(other, load_labels(without)).empty
 
 
 def test_a_published_code_changes_rounding_and_one_that_acts_changes_images(make_set):
@@ -329,7 +330,7 @@ def test_runs_on_the_disk_are_given_in_the_order_asked_for_or_named_as_missing(r
 
 def test_counts_stand_beside_those_of_the_thesis(make_set):
     dataset = datasets.load(make_set())
-    table = report.counts(dataset, datasets.load_labels(dataset))
+    table = report.counts(dataset, load_labels(dataset))
     assert list(table.loc["a set"]) == [4, 3, 3, 3, 3, 0.5]
     assert table.loc["LAG (thesis)"].tolist()[:5] == [1500, 832, 900, 811, 811]
     assert table.loc["RSNA (thesis)", "abnormal in the mix"] == 0.56

@@ -5,6 +5,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from nblib import datasets, report, robustness, runs
+from nblib.labels import load_labels
 from nblib.methods import METHODS
 
 COUNTS = {"train/0": 30, "train/unlabeled/0": 10, "train/unlabeled/1": 10, "test/0": 8, "test/1": 8}
@@ -121,7 +122,7 @@ def test_by_lesion_splits_the_abnormal_images_by_kind_and_thirds_of_size(make_se
     assert np.isclose(row["AUC", "nodule"], area([1, 3, 5, 7]))
     assert np.isclose(row["AUC", "large"], area([6, 7, 8]))
     names = list(dataset.test.names)
-    labels = datasets.load_labels(dataset)
+    labels = load_labels(dataset)
     hits = []
     for i in (0, 1, 2):
         at = names.index(f"test_1_{i}.png")
@@ -163,7 +164,7 @@ def test_the_mix_of_a_ratio_holds_as_many_images_and_no_more_of_a_kind_than_it_s
     before = set()
     for percent in robustness.RATIOS:
         dataset = datasets.load(folder, unlabeled_ratio=percent / 100)
-        labels = datasets.load_labels(dataset)
+        labels = load_labels(dataset)
         assert len(dataset.unlabeled) == 10
         assert labels.unlabeled.sum() == round(percent / 10)
         abnormal = set(dataset.unlabeled.names[labels.unlabeled == 1])

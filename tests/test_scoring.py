@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from test_dicom import header_of
 
 from nblib import datasets, metrics, runs, scoring
 from nblib.dicom import ImageError
 from nblib.runs import Run
+from test_dicom import header_of
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from nblib import costs, datasets, report, runs, shortcuts
+from nblib.labels import load_labels
 
 COUNTS = {"test/0": 40, "test/1": 40}
 
@@ -20,7 +21,7 @@ def folder(make_set):
 
 def checked(folder):
     dataset = datasets.load(folder, 16)
-    return shortcuts.check(dataset, datasets.load_labels(dataset))[0]
+    return shortcuts.check(dataset, load_labels(dataset))[0]
 
 
 def test_a_planted_shortcut_is_found_whichever_way_it_points_and_noise_is_not(folder):
@@ -121,7 +122,7 @@ def test_the_best_of_noise_stays_below_what_lots_reach_in_19_of_20_sets(make_set
         dataset = datasets.load(
             make_set(f"noise {seed}", {"test/0": 20, "test/1": 20}, seed=seed), 8
         )
-        found, chance = shortcuts.check(dataset, datasets.load_labels(dataset))
+        found, chance = shortcuts.check(dataset, load_labels(dataset))
         assert 0.6 < chance < 0.85
         beyond += max(found.values()) > chance
     assert beyond <= 4

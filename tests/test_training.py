@@ -7,8 +7,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from nblib import training
-from nblib.datasets import HeldOut, Part
 from nblib.methods.method import Detection, Method, detect_all
+from nblib.parts import HeldOut, Part
 from nblib.training import TrainingError, best_precision, fit, rate_factor
 
 

@@ -8,6 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from nblib import datasets
 from nblib.batches import to_float
+from nblib.labels import load_labels
 from nblib.methods import METHODS
 from nblib.methods.method import detect_all
 
@@ -70,7 +71,7 @@ def real_set(real_sets):
     def load(name):
         if name not in read:
             dataset = datasets.load(real_sets(name), size=64)
-            read[name] = dataset, datasets.load_labels(dataset).test
+            read[name] = dataset, load_labels(dataset).test
         return read[name]
 
     return load
