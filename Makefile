@@ -41,9 +41,10 @@ bench: .venv/installed
 keep: .venv/installed
 	$(BIN)/python -m nblib.report keep $(DATA) $(BUDGET)
 
-# Previous and next links at the end of each notebook.
+# Previous and next links at the end of each notebook; the tables of notebooks, there and in README.
 links: .venv/installed
 	$(BIN)/python -m nblib.notebooks links
+	$(BIN)/python -m nblib.readme
 
 # Takes the outputs out of the notebooks, but for the cells that tests compare.
 strip: .venv/installed

@@ -16,7 +16,7 @@ The data's way through the package, in order:
     layers       conv blocks, residual blocks, DCGAN, gates, cut and paste, critic
     encodings    what a feature map is told about places
     losses       cross entropies, gradient penalty, focus: each an equation
-    methods      the contract, one file a method, METHODS
+    methods      the contract, one file a method, all of them in `catalogue`
     budgets      smoke, quick, laptop, thesis: overrides of constructor arguments
     training     fit: the only loop
     runs         the folder of one run: written whole or not at all

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from nblib import budgets, report
 from nblib.batches import Batch
 from nblib.files import root
-from nblib.methods import METHODS
+from nblib.methods.catalogue import entry
 from nblib.methods.method import Method, detect_all
 from nblib.report import Result
 from nblib.runs import code_digest
@@ -94,7 +94,7 @@ def table(results: list[Result]) -> pd.DataFrame:
     for method in dict.fromkeys(result.config["method"] for result in results):
         own = [r.metrics for r in results if r.config["method"] == method]
         counted = count(method, config["budget"], config["size"], config["channels"])
-        row = {"method": method, "uses": report.uses(method)}
+        row = {"method": method, "uses": entry(method).uses}
         row |= {name: np.mean([found[name] for found in own]) for name in ("auc", *report.COST)}
         row |= {name: counted[name] for name in ("score_mflop", "train_mflop", "memory_mib")}
         rows.append(row)
@@ -209,7 +209,7 @@ def training(method: Method, image: torch.Tensor, batch_size: int) -> tuple[floa
 def _of_one_image(name: str, budget: str, size: int, channels: int) -> tuple[Method, torch.Tensor]:
     """A method that trains with one image at a time, or is fitted to noise, and such an image."""
     overrides = {"batch_size": 1} if _trains(name) else {}
-    method = METHODS[name](**budgets.arguments(name, budget, size, channels, **overrides))
+    method = entry(name).make(**budgets.arguments(name, budget, size, channels, **overrides))
     side = method.image_size or size
     if not _trains(name):
         some = torch.rand(8, channels, side, side)
@@ -263,7 +263,7 @@ def _turn(name: str, budget: str, size: int, channels: int) -> Callable[[], floa
     """A function that takes two steps of a method and gives the seconds that they took."""
     device = best_device()
     precision = best_precision(device)
-    method = METHODS[name](**budgets.arguments(name, budget, size, channels)).to(device).train()
+    method = entry(name).make(**budgets.arguments(name, budget, size, channels)).to(device).train()
     optimizers = method.optimizers()
     images = torch.rand((method.batch_size, channels, size, size), device=device) * 2 - 1
     batch = Batch(images, images, images)

@@ -24,12 +24,12 @@ from IPython import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from nblib import datasets, figures, metrics, panels, runs
-from nblib.budgets import BUDGETS, arguments, method_class
+from nblib.budgets import BUDGETS, arguments
 from nblib.datasets import DatasetError
-from nblib.figures import COLOURS, map_limit
+from nblib.figures import map_limit
 from nblib.files import root
 from nblib.labels import load_labels
-from nblib.methods import METHODS
+from nblib.methods.catalogue import METHODS, entry
 from nblib.methods.method import Detection, Method, detect_all
 from nblib.runs import Run
 
@@ -57,7 +57,7 @@ class Key(NamedTuple):
 
 
 def finished() -> list[Key]:
-    """The finished base runs on the disk, by set, budget, method (in METHODS' order) and seed."""
+    """The finished base runs on the disk, in order: set, budget, method, seed."""
     return _runs_with("metrics.json")
 
 
@@ -641,7 +641,7 @@ class Explorer(widgets.VBox):
             self.others = {}
             for name in names:
                 button = widgets.ToggleButton(name in pressed, description=name)
-                button.layout = {"width": "auto", "border_left": f"6px solid {COLOURS[name]}"}
+                button.layout = {"width": "auto", "border_left": f"6px solid {entry(name).colour}"}
                 self._on(button, "value", self._draw_methods)
                 self.others[name] = button
             self._other_buttons.children = list(self.others.values())
@@ -705,7 +705,7 @@ class Explorer(widgets.VBox):
 
     def _draw_patch(self) -> None:
         image, rectangle = self._chosen()[0], self.canvas.rectangle
-        optimises = method_class(self.key.method).optimises
+        optimises = entry(self.key.method).kind.optimises
         self.canvas.ready = image is not None and not optimises
         self._draw_canvas(image, rectangle)
         self._scored = None

@@ -1,8 +1,8 @@
 """Everything that is drawn. Functions return a Figure; `save` writes it for print.
 
-One colour a method everywhere (COLOURS), from a colour-blind safe palette; maps in viridis. A
-heat map's colours mean the same in every image of a method: the scale comes from held-out normals.
-Whatever shows the drawn set says "phantom".
+One colour a method everywhere (see the catalogue), from a colour-blind safe palette; maps in
+viridis. A heat map's colours mean the same in every image of a method: the scale comes from
+held-out normals. Whatever shows the drawn set says "phantom".
 """
 
 import functools
@@ -24,6 +24,7 @@ from nblib.batches import to_float
 from nblib.datasets import Dataset
 from nblib.files import root, write_json, written_whole
 from nblib.labels import Labels
+from nblib.methods.catalogue import FAMILIES, entry
 from nblib.methods.method import Detection
 from nblib.runs import Run
 
@@ -42,47 +43,8 @@ LINES = (
 """Colours and styles of the lines of a plot, such as the terms of a loss, in this order."""
 
 
-def _ramp(colour: str, methods: str) -> dict[str, str]:
-    """Shades of a colour for methods, from light to dark."""
-    names = methods.split()
-    shades = sns.blend_palette(["white", colour, "black"], len(names) + 3).as_hex()[1:-2]
-    return dict(zip(names, shades, strict=True))
-
-
-COLOURS = {
-    "mean_intensity": "#c6c6c6",
-    "vertical_gradient": "#b0b0b0",
-    "intensity_distance": "#9a9a9a",
-    "gradient_distance": "#848484",
-    "mean_image": "#6e6e6e",
-    "pca16": "#585858",
-    "pca64": "#424242",
-    "nearest_normals": _PALETTE[5],
-    "known_against_unlabeled": "#000000",
-    "pretrained_knn": "#7b3294",
-    "pretrained_logistic": "#2c2c8f",
-    "pretrained_knn_64": "#b99ac9",
-    "pretrained_logistic_64": "#9393d1",
-    "anogan": _PALETTE[3],
-    "alad": _PALETTE[4],
-    "alocc": _PALETTE[8],
-    "ganomaly": _PALETTE[6],
-    "healthygan": _PALETTE[0],
-    "brainomaly": _PALETTE[1],
-    "sagan": _PALETTE[2],
-    **_ramp("teal", "sagan_place_acts sagan_sinusoidal sagan_sinusoidal_acts sagan_learned "
-            "sagan_learned_acts"),
-    **_ramp("crimson", "sagan_attention sagan_rope sagan_alibi sagan_attention_bias"),
-    "sagan_swin": "#f0e442",
-    **_ramp("olive", "sagan_no_place sagan_whole sagan_no_gates sagan_no_skips "
-            "sagan_no_pseudo sagan_no_unlabeled"),
-}  # fmt: skip
-"""A colour a method: greys for trivial scores, brown and black for the two references, purple and
-dark blue for pretrained features. Of SAGAN's variants teal tells place codes, red attention, yellow
-Swin, olive the other controls; within these, lightness."""
-
 MARKERS = {"nothing": "D", "known normals": "s", "known normals + unlabeled": "o"}
-"""A marker for what a method learns from, as `report.uses` says it."""
+"""A marker for what a method learns from, as the catalogue's `uses` says it."""
 
 WIDTH = 6.3
 """Inches: the text width of an A4 page, so that letters print at the size they are set in."""
@@ -469,7 +431,7 @@ def forest(table: pd.DataFrame, title: str) -> Figure:
     figure, axes = _figure(height=1.1 + 0.22 * len(table))
     axes = axes[0, 0]
     for y, row in zip(rows, table.itertuples(), strict=True):
-        colour = COLOURS.get(row.method, "black")
+        colour = entry(row.method).colour
         low, high = row.auc_low, row.auc_high
         _bar(axes, low, high, y, colour)
         axes.plot(row.auc, y, MARKERS[row.uses], color=colour, ms=6, mec="black", mew=0.6)
@@ -523,7 +485,7 @@ def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
         axes.text(left, y + 0.95, question, fontsize=7.5, style="italic", va="top", bbox=box)
         for row in rows.itertuples():
             marker, fill = ANSWERS[row.answer] if np.isfinite(row.low) else ONE_SEED
-            _bar(axes, row.low, row.high, y, COLOURS.get(row.method, "black"))
+            _bar(axes, row.low, row.high, y, entry(row.method).colour)
             edge = dict(mec="black", mew=0.9 if marker not in "x+" else 1.4)
             axes.plot(row.difference, y, marker, ms=5, mfc=fill, **edge)
             places.append(y)
@@ -600,7 +562,7 @@ def over_ratios(table: pd.DataFrame, title: str) -> Figure:
     for cell, (name, word) in zip(axes[0], {"auc": "AUC", "ap": "AP"}.items(), strict=True):
         lines = zip(table.groupby("method", sort=False), ("o-", "s--", "^:", "D-."), strict=False)
         for (method, rows), style in lines:
-            colour = COLOURS.get(method, "black")
+            colour = entry(method).colour
             cell.plot(rows["percent"], rows[name], style, ms=4, color=colour, label=method)
         chance = 0.5 if name == "auc" else table["abnormal"].iloc[0]
         cell.axhline(chance, color="black", lw=0.6)
@@ -610,45 +572,14 @@ def over_ratios(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-FAMILIES = {
-    "trivial": ("D", "#9a9a9a"),
-    "reference": ("P", "#000000"),
-    "pretrained": ("s", "#7b3294"),
-    "GAN, known normals": ("v", _PALETTE[3]),
-    "GAN, the mix as well": ("o", _PALETTE[1]),
-    "SAGAN, place codes": ("^", "teal"),
-    "SAGAN, attention": ("<", "crimson"),
-    "SAGAN, Swin": ("*", "#f0e442"),
-    "SAGAN, controls": ("X", "olive"),
-}
-"""Marker and colour of a family of methods, where there are too many to tell one by one."""
-
-
-def family(method: str) -> str:
-    """The family of a method, a key of FAMILIES."""
-    kinds = {
-        "trivial": ("mean_", "vertical", "intensity", "gradient", "pca"),
-        "reference": ("nearest_normals", "known_against"),
-        "pretrained": ("pretrained",),
-        "GAN, known normals": ("anogan", "alad", "alocc", "ganomaly"),
-        "SAGAN, place codes": ("sagan_place_acts", "sagan_sinusoidal", "sagan_learned"),
-        "SAGAN, attention": ("sagan_attention", "sagan_rope", "sagan_alibi"),
-        "SAGAN, Swin": ("sagan_swin",),
-        "SAGAN, controls": ("sagan_",),
-    }
-    return next(
-        (k for k, starts in kinds.items() if method.startswith(starts)), "GAN, the mix as well"
-    )
-
-
 @_styled
 def cost(table: pd.DataFrame, title: str) -> Figure:
     """AUC against the time to train and the time an image, of `costs.table`; a marker a family."""
     figure, axes = _figure(1, 2, height=3.3)
-    families = table["method"].map(family)
+    families = table["method"].map(lambda method: entry(method).family)
     what = {"seconds": "training, s (0 as 0.1)", "ms_per_image": "scoring an image, ms"}
     for cell, (name, word) in zip(axes[0], what.items(), strict=True):
-        for kind, (marker, colour) in FAMILIES.items():
+        for kind, (marker, colour, _) in FAMILIES.items():
             rows = table[families == kind]
             values = rows[name].clip(lower=0.1 if name == "seconds" else 0.001)
             style = dict(ms=7 if marker == "*" else 5, color=colour, mec="black", mew=0.5)

@@ -82,8 +82,7 @@ def write_links(folder: Path) -> list[Path]:
     files = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     changed = []
     for before, file, after in zip([None, *files], files, [*files[1:], None], strict=False):
-        text = file.read_text(encoding="utf-8")
-        nb = nbformat.reads(text, nbformat.NO_CONVERT)
+        nb = nbformat.read(file, nbformat.NO_CONVERT)
         links = [before and f"← [{before.stem}]({before.name})"]
         links += [after and f"[{after.stem}]({after.name}) →"]
         others = _without_navigation(nb)
@@ -92,12 +91,39 @@ def write_links(folder: Path) -> list[Path]:
         cell = nbformat.v4.new_markdown_cell(" · ".join(filter(None, links)), id=ids[0])
         cell.metadata.tags = ["navigation"]
         nb.cells = [*others, cell]
-        new = nbformat.writes(nb).rstrip("\n") + "\n"
-        if new != text:
-            with written_whole(file) as out:
-                out.write(new.encode())
+        if _rewritten(file, nb):
             changed.append(file)
     return changed
+
+
+def _rewritten(file: Path, nb) -> bool:
+    """Write a notebook where it differs from its file; whether it did."""
+    new = nbformat.writes(nb).rstrip("\n") + "\n"
+    if new == file.read_text(encoding="utf-8"):
+        return False
+    with written_whole(file) as out:
+        out.write(new.encode())
+    return True
+
+
+def write_index(folder: Path) -> list[Path]:
+    """Write what each notebook with methods is about into the table of `00_start_here`.
+
+    In its cell tagged `index`, a row a notebook by number; rows of other notebooks stay as they
+    are written there. Returns the notebook, if it was changed.
+    """
+    from nblib.methods.catalogue import in_words
+
+    file, words = folder / "00_start_here.ipynb", in_words()
+    nb = nbformat.read(file, nbformat.NO_CONVERT)
+    (cell,) = [cell for cell in nb.cells if "index" in cell.metadata.get("tags", [])]
+    lines = cell.source.splitlines()
+    rows = [line for line in lines if line.startswith("| `")]
+    before, after = cell.source.split("\n".join(rows))
+    rows = [row for row in rows if row.split("`")[1] not in words]
+    rows += [f"| `{name}` | {what} |" for name, (what, _) in words.items()]
+    cell.source = before + "\n".join(sorted(rows)) + after
+    return [file] if _rewritten(file, nb) else []
 
 
 def main() -> None:
@@ -109,13 +135,13 @@ def main() -> None:
     one.add_argument("executed", type=Path, help="where to write the copy with outputs")
     one.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     one.add_argument("--html", type=Path)
-    links = commands.add_parser("links", help="link the numbered notebooks with each other")
+    links = commands.add_parser("links", help="link the notebooks, and list them in 00_start_here")
     here = Path(__file__).parent.parent / "notebooks"
     links.add_argument("folder", type=Path, nargs="?", default=here)
     given = parser.parse_args()
     if given.command == "links":
-        for file in write_links(given.folder):
-            print(f"{file.name}: links written")
+        for file in dict.fromkeys(write_links(given.folder) + write_index(given.folder)):
+            print(f"{file.name}: written")
         return
     # A time limit ends the process so, which is to end its kernel and tidy up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -9,16 +9,24 @@ import pandas as pd
 
 from nblib import report, verdicts
 from nblib.files import written_whole
+from nblib.methods import catalogue
 
 PAGE = report.PROJECT / "README.md"
 
 
 def filled(text: str) -> str:
-    """The page with its blocks made from `figures/<set>/<budget>/`.
+    """The page with its blocks made from the catalogue and from `figures/<set>/<budget>/`.
 
-    `<!-- table SET BUDGET -->` ... `<!-- end -->` from results.csv, `<!-- verdict SET BUDGET -->`
-    ... `<!-- end -->` from verdict.csv.
+    `<!-- methods -->` ... `<!-- end -->` from the catalogue, `<!-- table SET BUDGET -->` ...
+    `<!-- end -->` from results.csv, `<!-- verdict SET BUDGET -->` ... `<!-- end -->` from
+    verdict.csv.
     """
+    rows = [
+        f"| `{name}` | {what} | {uses} |" for name, (what, uses) in catalogue.in_words().items()
+    ]
+    table = "\n".join(["| notebook | methods | learn from |", "| --- | --- | --- |", *rows])
+    block = f"<!-- methods -->\n{table}\n<!-- end -->"
+    text = re.sub("<!-- methods -->.*?<!-- end -->", lambda _: block, text, flags=re.S)
     return re.sub(r"<!-- (table|verdict) (\S+) (\S+) -->.*?<!-- end -->", _block, text, flags=re.S)
 
 

@@ -21,11 +21,11 @@ from sklearn.metrics import average_precision_score
 
 from nblib import __version__, budgets, metrics, runs, shortcuts
 from nblib.batches import to_float
-from nblib.budgets import method_class
 from nblib.datasets import Dataset
 from nblib.files import digest, root, write_json, written_whole
 from nblib.labels import Labels
-from nblib.methods import METHODS
+from nblib.methods import catalogue
+from nblib.methods.catalogue import entry
 from nblib.methods.method import Method, detect_all
 from nblib.methods.sagan import with_swapped_codes, without_codes
 from nblib.runs import Run, read_scores
@@ -38,22 +38,6 @@ REFERENCES = {
 
 PRETRAINED = {"known normals": "pretrained_knn", "known normals + unlabeled": "pretrained_logistic"}
 """What one would use without training anything, for each of the two kinds."""
-
-_WHOLE = ("sagan", "sagan_whole", "sagan_attention")
-CONTROLS = {
-    **dict.fromkeys(("sagan_place_acts", "sagan_no_place"), ("sagan",)),
-    "sagan_sinusoidal": ("sagan",),
-    "sagan_sinusoidal_acts": ("sagan", "sagan_place_acts", "sagan_sinusoidal"),
-    "sagan_learned": ("sagan",),
-    "sagan_learned_acts": ("sagan", "sagan_place_acts", "sagan_learned"),
-    **dict.fromkeys(("sagan_rope", "sagan_alibi", "sagan_attention_bias"), _WHOLE),
-    "sagan_swin": ("sagan", "sagan_whole"),
-    "sagan_whole": ("sagan",),
-    "sagan_attention": ("sagan", "sagan_whole"),
-    **dict.fromkeys(("sagan_no_gates", "sagan_no_skips"), ("sagan",)),
-    **dict.fromkeys(("sagan_no_pseudo", "sagan_no_unlabeled"), ("sagan",)),
-}
-"""What a variant of SAGAN is held against, so that one thing at a time differs."""
 
 PROJECT = Path(__file__).parent.parent
 PUBLISHED = PROJECT / "data" / "published.csv"
@@ -79,11 +63,12 @@ def of(run: Run) -> Result:
 
 
 def collect(data: str | Path, budget: str, variants: str = "base") -> list[Result]:
-    """The finished runs of a set at a budget, in the order of METHODS, then by variant and seed.
+    """The finished runs of a set at a budget, in the catalogue's order, then by variant and seed.
 
     data: the set's name, or the path of its folder. variants: the base runs, or those whose
     variant matches a pattern such as 'ratio*'. A run of `data/runs` takes precedence over its kept
-    scores in `data/scores`. Raises FileNotFoundError, naming the command that makes them, where
+    scores in `data/scores`. Runs of methods that the catalogue no longer has are named and left
+    out. Raises FileNotFoundError, naming the command that makes them, where
     there is none, and ValueError where the test images have no labels.
     """
     data = Path(data).name
@@ -99,7 +84,9 @@ def collect(data: str | Path, budget: str, variants: str = "base") -> list[Resul
         if ".aside" not in file.parent.name:
             run = Run(file.parent)
             found[_key(run.config)] = of(run)
-    results = [found[key] for key in sorted(found, key=lambda k: (_order(k[0]), *k[1:]))]
+    known = catalogue.known(method for method, *_ in found)
+    keys = [key for key in found if key[0] in known]
+    results = [found[key] for key in sorted(keys, key=lambda k: (catalogue.order(k[0]), *k[1:]))]
     if not results:
         target = "figures" if variants == "base" else "ratios"
         raise FileNotFoundError(
@@ -152,7 +139,8 @@ def resampled(results: list[Result]) -> tuple[np.ndarray, np.ndarray, dict[str, 
 def table(results: list[Result]) -> pd.DataFrame:
     """A row a method: AUC, AP, decisions over the seeds, intervals over patients, cost.
 
-    In the order of METHODS: first what learns from known normals, then what uses the unlabeled mix.
+    In the catalogue's order: first what learns from known normals, then what uses the unlabeled
+    mix.
 
     auc, ap: means over the seeds; *_low, *_high: 95 % interval of that mean over resampled
     patients, for these very seeds; auc_seed_sd: deviation between seeds, NaN with one seed.
@@ -167,7 +155,7 @@ def table(results: list[Result]) -> pd.DataFrame:
         ap_low, ap_high = metrics.interval(found.ap.mean(0))
         row = {
             "method": method,
-            "uses": uses(method),
+            "uses": entry(method).uses,
             "reference": method in REFERENCES.values(),
             "seeds": len(own),
             "auc": np.mean(aucs),
@@ -201,15 +189,6 @@ def _mean(numbers: list[dict], name: str) -> float:
 
 def _test_part(result: Result) -> pd.DataFrame:
     return result.scores[result.scores["part"] == "test"].sort_values("image")
-
-
-def uses(method: str) -> str:
-    """Which images a method learns from, as tables say it."""
-    arguments = budgets.arguments(method, "thesis")
-    needs = arguments.get("needs", method_class(method).needs)
-    if not needs:
-        return "nothing"
-    return "known normals + unlabeled" if "unlabeled" in needs else "known normals"
 
 
 def published() -> pd.DataFrame:
@@ -279,7 +258,7 @@ def shortcut_warning(results: list[Result]) -> list[str]:
     found, chance = shortcuts.kept(results[0].config["set"])
     lows: dict[str, list[float]] = {}
     for result in results:
-        if uses(result.config["method"]) != "nothing":
+        if entry(result.config["method"]).uses != "nothing":
             lows.setdefault(result.config["method"], []).append(result.metrics["auc_interval"][0])
     if not found or not lows:
         return []
@@ -495,8 +474,8 @@ def numbers(run: Run) -> pd.DataFrame:
 
 def compared(method: str) -> tuple[str, ...]:
     """What a method is shown beside: the reference of its kind, pretrained features, controls."""
-    kind = uses(method)
-    return REFERENCES[kind], PRETRAINED[kind], *CONTROLS.get(method, ())
+    kind = entry(method).uses
+    return REFERENCES[kind], PRETRAINED[kind], *entry(method).against
 
 
 def beside(run: Run, dataset: Dataset) -> pd.DataFrame:
@@ -506,7 +485,7 @@ def beside(run: Run, dataset: Dataset) -> pd.DataFrame:
     Of the controls those stand there that are finished.
     """
     method, budget, seed = (run.config[name] for name in ("method", "budget", "seed"))
-    controls = CONTROLS.get(method, ())
+    controls = entry(method).against
     shown = [
         run.beside(name) if name in controls else runs.run(name, dataset, budget, seed)
         for name in compared(method)
@@ -763,10 +742,6 @@ def _scores_folder(data: str, budget: str) -> Path:
 
 def _key(config: dict) -> tuple[str, str, int]:
     return config["method"], config["variant"], config["seed"]
-
-
-def _order(method: str) -> int:
-    return list(METHODS).index(method)
 
 
 if __name__ == "__main__":

@@ -21,16 +21,14 @@ from nblib import datasets, metrics, report, runs
 from nblib.datasets import Dataset
 from nblib.files import root, written_whole
 from nblib.labels import load_labels
-from nblib.methods import METHODS
+from nblib.methods.catalogue import FAMILIES, METHODS, known, order
 from nblib.methods.method import Method, detect_all
 from nblib.report import Result
 from nblib.runs import Run, read_scores
 
-MOVED_METHODS = (
-    "healthygan",
-    "brainomaly",
-    *(name for name in METHODS if name.startswith("sagan")),
-)
+MOVED_METHODS = [
+    name for name, entry in METHODS.items() if FAMILIES[entry.family].trains == "translation"
+]
 """Translate images, and can be held against each other: the variants of SAGAN and their kin."""
 
 SHIFTS = (2, 4, 8)
@@ -132,9 +130,12 @@ def moved(data: str, budget: str) -> pd.DataFrame:
     kept = sorted((root() / "data" / "scores" / data / budget).glob("moved-seed*.csv.gz"))
     fresh = sorted(report.moved_file(data, budget, 0).parent.glob("moved-seed*.csv"))
     files = {file.name.removesuffix(".gz"): file for file in (*kept, *fresh)}
+    tables = [read_scores(file) for file in files.values()]
+    there = known(method for table in tables for method in table["method"])
     rows = []
-    for file in files.values():
-        for method, table in read_scores(file).groupby("method", sort=False):
+    for table in tables:
+        of_known = table[table["method"].isin(there)]
+        for method, table in of_known.groupby("method", sort=False):
             ways = table.drop(columns=["image", "patient", "label", "method"])
             ways = ways.dropna(axis="columns", how="all")
             normal = table["label"].to_numpy() == 0
@@ -148,7 +149,7 @@ def moved(data: str, budget: str) -> pd.DataFrame:
         return pd.DataFrame()
     found = pd.DataFrame(rows).groupby("method", sort=False)
     table = found.mean().assign(seeds=found.size()).reset_index()
-    return table.sort_values("method", key=lambda m: m.map(list(METHODS).index))
+    return table.sort_values("method", key=lambda m: m.map(order))
 
 
 def write_moved(results: list[Result]) -> pd.DataFrame:

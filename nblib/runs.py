@@ -32,7 +32,7 @@ from nblib import budgets, metrics
 from nblib.datasets import Dataset
 from nblib.files import digest, one_writer, root, write_json, written_whole
 from nblib.labels import load_labels
-from nblib.methods import METHODS
+from nblib.methods.catalogue import entry
 from nblib.methods.method import Method, detect_all
 from nblib.parts import HeldOut
 from nblib.training import best_device, best_precision, fit
@@ -103,7 +103,7 @@ class Run:
 
     def method(self) -> Method:
         """The trained method, in evaluation mode, on the CPU."""
-        method = METHODS[self.config["method"]](**self._arguments())
+        method = entry(self.config["method"]).make(**self._arguments())
         state = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
         method.load_state(state["method"])
         return method.eval()
@@ -111,7 +111,7 @@ class Run:
     def untrained(self) -> Method:
         """The method as it was before its training, in evaluation mode, on the CPU."""
         torch.manual_seed(self.config["seed"])
-        return METHODS[self.config["method"]](**self._arguments()).eval()
+        return entry(self.config["method"]).make(**self._arguments()).eval()
 
     def beside(self, method: str) -> "Run | None":
         """The finished run of another method on the same set, budget and seed, if there is one."""
@@ -152,7 +152,7 @@ def run(
     held_out: float = 0.1,
     **overrides,
 ) -> Run:
-    """Train a method of METHODS and score a set, or take the finished run from its folder.
+    """Train a method of the catalogue and score a set, or take the finished run from its folder.
 
     A run that was cut off goes on from its last checkpoint. `variant` names a run whose size,
     ratio, parts or other arguments (`overrides`) differ from the budget's. choice: see
@@ -162,7 +162,7 @@ def run(
     """
     parts = [name for name, value in overrides.items() if callable(value)]
     if parts:
-        raise ValueError(f"{', '.join(parts)}: parts are chosen by a line in METHODS, not here.")
+        raise ValueError(f"{', '.join(parts)}: parts are chosen in the catalogue, not here.")
     device = best_device()
     arguments = budgets.arguments(method, budget, dataset.size, dataset.channels, **overrides)
     identity = {
@@ -198,7 +198,7 @@ def run(
             return Run(here)
         write_json(here / "config.json", identity | made_with)
         torch.manual_seed(seed)
-        model = METHODS[method](**arguments)
+        model = entry(method).make(**arguments)
         seen = dataset.at(model.image_size or dataset.size)
         held = seen.hold_out(seed, held_out)
         history = fit(
@@ -218,9 +218,8 @@ def run(
 
 def sources(method: str) -> list[Path]:
     """The source files that the training of a method depends on, its own first."""
-    make = METHODS[method]
-    parts = make.keywords.values() if isinstance(make, functools.partial) else ()
-    modules = [getattr(part, "__module__", "") for part in (budgets.method_class(method), *parts)]
+    found = entry(method)
+    modules = [getattr(part, "__module__", "") for part in (found.kind, *found.parts.values())]
     own = [
         f"{m.removeprefix('nblib.').replace('.', '/')}.py" for m in modules if "nblib.methods" in m
     ]

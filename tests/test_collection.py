@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from nblib import report, verdicts
-from nblib.methods import METHODS
 
 PROJECT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
@@ -145,9 +144,3 @@ def test_a_committed_table_follows_from_committed_scores(table, monkeypatch):
 def test_a_committed_verdict_follows_from_committed_scores(table, monkeypatch):
     again = verdicts.answers(from_kept_scores(table, monkeypatch)).replace("", np.nan)
     pd.testing.assert_frame_equal(again, pd.read_csv(table), rtol=1e-4, check_dtype=False)
-
-
-def test_every_method_has_a_colour_of_its_own():
-    from nblib.figures import COLOURS
-
-    assert set(METHODS) <= set(COLOURS) and len(set(COLOURS.values())) == len(COLOURS)

@@ -12,7 +12,7 @@ from torch import nn
 from nblib import budgets, training
 from nblib.batches import Batches, step_seed, to_float
 from nblib.losses import gradient_penalty
-from nblib.methods import METHODS
+from nblib.methods.catalogue import METHODS
 from nblib.methods.method import Method, detect_all
 from nblib.parts import HeldOut, Part
 from nblib.training import TrainingError, fit
@@ -26,7 +26,7 @@ def build(name, seed=SEED, **overrides):
     known = budgets.arguments(name, "smoke", size=SIZE)
     arguments = {k: v for k, v in SMALL.items() if k in known} | overrides
     torch.manual_seed(seed)
-    return METHODS[name](**budgets.arguments(name, "smoke", size=SIZE, **arguments))
+    return METHODS[name].make(**budgets.arguments(name, "smoke", size=SIZE, **arguments))
 
 
 ALL = list(METHODS)
@@ -430,7 +430,7 @@ def test_a_bright_spot_on_normal_images_raises_score_and_map(name):
 # Compiled networks
 
 
-ONE_A_CLASS = {budgets.method_class(name): name for name in reversed(TRAINED)}.values()
+ONE_A_CLASS = {METHODS[name].kind: name for name in reversed(TRAINED)}.values()
 
 
 @pytest.mark.parametrize("name", ONE_A_CLASS)

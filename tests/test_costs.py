@@ -1,6 +1,7 @@
 """Parameters and operations against counts by hand, throughput against a clock that ticks."""
 
 import functools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from nblib import budgets, costs
 from nblib.costs import Counter, networks, throughput
-from nblib.methods import METHODS
+from nblib.methods.catalogue import METHODS
 from nblib.methods.method import Detection, Method
 from nblib.training import best_device, best_precision
 
@@ -148,7 +149,7 @@ def test_parameters_of_ganomaly_are_those_of_its_layers(budget, size, channels):
 def test_the_parameters_of_the_networks_are_all_that_are_trained(name):
     found = numbers(smoke(name))
     owned = [n for what, n in found.items() if what.startswith("parameters of ")]
-    method = METHODS[name](**budgets.arguments(name, "smoke"))
+    method = METHODS[name].make(**budgets.arguments(name, "smoke"))
     assert sum(owned) == sum(p.numel() for p in method.parameters() if p.requires_grad)
 
 
@@ -239,7 +240,7 @@ G, D = 2 * 1000 * 500, 2 * 500 * 2000
 
 
 def test_a_generator_that_learns_at_every_other_step_counts_half(monkeypatch):
-    monkeypatch.setitem(METHODS, "alternating", Alternating)
+    monkeypatch.setitem(METHODS, "alternating", METHODS["mean_image"]._replace(make=Alternating))
     table = networks("alternating", "smoke", size=4)
     critic = G + 2 * D  # forward, and the gradient of D's weights
     generator = G + D + D + G  # forward, and the gradient of D's input and of G's weights
@@ -248,8 +249,10 @@ def test_a_generator_that_learns_at_every_other_step_counts_half(monkeypatch):
 
 
 def test_a_gradient_within_a_step_is_counted_and_so_is_the_gradient_through_it(monkeypatch):
-    monkeypatch.setitem(METHODS, "plain", Alternating)
-    monkeypatch.setitem(METHODS, "penal", lambda size=4, batch_size=8: Alternating(penalty=True))
+    one = METHODS["mean_image"]
+    monkeypatch.setitem(METHODS, "plain", one._replace(make=Alternating))
+    penal = one._replace(make=partial(Alternating, penalty=True))
+    monkeypatch.setitem(METHODS, "penal", penal)
     found = [networks(name, "smoke", size=4).loc[TRAINING, "smoke"] for name in ("plain", "penal")]
     # D forward, the gradient of its input, and of that gradient by D's weights.
     assert int(found[1]) - int(found[0]) == 3 * D / 1e6

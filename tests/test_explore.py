@@ -16,7 +16,7 @@ from sklearn.metrics import roc_curve
 from nblib import budgets, datasets, explore, panels, runs, training
 from nblib.batches import to_float
 from nblib.files import digest
-from nblib.methods import METHODS
+from nblib.methods.catalogue import METHODS
 
 SIZE = 16
 COUNTS = {"train/0": 60, "train/unlabeled/0": 10, "train/unlabeled/1": 10}
@@ -461,7 +461,7 @@ def interrupted(dataset, at, method="ganomaly"):
     here = runs.folder("a set", "smoke", method, 0)
     here.mkdir(parents=True, exist_ok=True)
     (here / "config.json").write_text("{}")
-    model = METHODS[method](**budgets.arguments(method, "smoke", dataset.size, 1))
+    model = METHODS[method].make(**budgets.arguments(method, "smoke", dataset.size, 1))
 
     def stop(_, step):
         if step >= at:

@@ -21,7 +21,7 @@ import pytest
 
 from nblib import budgets, datasets, runs, training
 from nblib.files import digest
-from nblib.methods import METHODS
+from nblib.methods.catalogue import METHODS
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "60_explore.ipynb"
 BROWSER = next(
@@ -267,7 +267,7 @@ def test_a_training_in_another_process_shows_up_and_is_followed(page, root, monk
     here = runs.folder("phantom", "smoke", "alocc", 0)
     here.mkdir(parents=True)
     (here / "config.json").write_text("{}")
-    model = METHODS["alocc"](**budgets.arguments("alocc", "smoke", dataset.size))
+    model = METHODS["alocc"].make(**budgets.arguments("alocc", "smoke", dataset.size))
 
     def stop(_, step):
         if step == 8:

@@ -1,12 +1,9 @@
-import colorsys
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from nblib import datasets, figures, runs
 from nblib.labels import load_labels
-from nblib.methods import METHODS
 
 
 @pytest.fixture
@@ -40,14 +37,6 @@ def test_heat_maps_share_one_scale_that_comes_from_held_out_normals(shown):
 def test_every_title_of_the_drawn_set_says_phantom():
     assert "phantom" in figures.shown("phantom") and "no patients" in figures.shown("phantom")
     assert figures.shown("nih") == "nih"
-
-
-def test_methods_have_colours_that_differ_in_grey_within_the_trivial_scores():
-    assert set(METHODS) <= set(figures.COLOURS)
-    greys = [c for c in figures.COLOURS.values() if len({c[1:3], c[3:5], c[5:7]}) == 1]
-    light = sorted(colorsys.rgb_to_hls(*(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)))[1]
-                   for c in greys)  # fmt: skip
-    assert len(greys) == 8 and min(np.diff(light)) > 0.05
 
 
 def test_a_figure_is_written_as_vector_and_picture_with_its_record(shown, project_root):
@@ -133,10 +122,6 @@ def test_fields_share_a_scale_with_zero_in_its_middle_where_signs_mix():
     assert only.get_clim() == (0, 5)
 
 
-def test_all_colours_differ():
-    assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
-
-
 def answers(**columns):
     """Rows of `verdicts.answers`, as far as a figure looks at them."""
     rows = pd.DataFrame(
@@ -183,17 +168,6 @@ def test_the_oracle_is_called_what_it_is_and_means_are_over_seeds():
     by_label = {line.get_label(): line for line in figure.axes[0].lines}
     assert np.allclose(by_label["oracle, looks at test labels"].get_xdata(), (0.85, 0.6))
     assert np.allclose(by_label["last checkpoint (all tables here)"].get_xdata(), (0.75, 0.5))
-
-
-def test_every_method_has_a_family_and_families_differ_by_marker_too():
-    families = {name: figures.family(name) for name in METHODS}
-    assert set(families.values()) == set(figures.FAMILIES)
-    assert families["sagan"] == families["brainomaly"] == "GAN, the mix as well"
-    assert families["sagan_attention_bias"] == "SAGAN, attention"
-    assert families["sagan_no_place"] == families["sagan_whole"] == "SAGAN, controls"
-    assert families["pretrained_knn_64"] == "pretrained"
-    markers, colours = zip(*figures.FAMILIES.values(), strict=True)
-    assert len(set(markers)) == len(set(colours)) == len(figures.FAMILIES)
 
 
 def test_a_matrix_writes_every_number_and_what_is_empty_is_not_written(project_root):

@@ -15,6 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nblib import notebooks
+from nblib.methods.catalogue import METHODS, by_notebook
 
 COMMITTED = Path(__file__).parent.parent / "notebooks"
 PARAMETERS = 'data = "phantom"  # a set\nseed = 0'
@@ -204,5 +205,19 @@ def test_links_touch_no_other_cell_and_keep_the_format_of_the_file(tmp_path):
 def test_committed_notebooks_have_their_links(tmp_path):
     for file in COMMITTED.glob("*.ipynb"):
         shutil.copy(file, tmp_path)
-    stale = [file.name for file in notebooks.write_links(tmp_path)]
+    stale = [
+        file.name for file in notebooks.write_links(tmp_path) + notebooks.write_index(tmp_path)
+    ]
     assert stale == [], "make links"
+
+
+def test_the_table_of_notebooks_takes_what_the_catalogue_says_and_keeps_other_rows(tmp_path):
+    table = "| notebook | |\n| --- | --- |\n| `50_results` | mine |\n| `22_sagan` | old |\n\nbehind"
+    nb = new_notebook(cells=[new_markdown_cell(table, metadata={"tags": ["index"]})])
+    nbformat.write(nb, tmp_path / "00_start_here.ipynb")
+    assert [file.name for file in notebooks.write_index(tmp_path)] == ["00_start_here.ipynb"]
+    first, _, *rows = nbformat.read(tmp_path / "00_start_here.ipynb", 4).cells[0].source.split("\n")
+    assert first == "| notebook | |" and rows[-3:] == ["| `50_results` | mine |", "", "behind"]
+    assert len(rows[:-3]) == len(by_notebook()) and rows[:-2] == sorted(rows[:-2])
+    assert f"| `22_sagan` | {METHODS['sagan'].what} |" in rows
+    assert notebooks.write_index(tmp_path) == []

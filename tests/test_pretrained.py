@@ -53,7 +53,7 @@ FORMULA = {"knn": five_nearest, "pca": residual_of_pca, "logistic": known_or_unl
 # Real sets
 
 
-class Noted(METHODS["pretrained_logistic"]):
+class Noted(METHODS["pretrained_logistic"].kind):
     """It keeps the features that it computes while it is fitted and scores: each image once."""
 
     def fit(self, known, unlabeled):
@@ -78,7 +78,7 @@ def real_set(real_sets):
         colour = "rgb" if name == "fundus_dr" else "grey"
         dataset = datasets.load(real_sets(name), size=224, colour=colour)
         labels = load_labels(dataset).test
-        logistic, knn = Noted(), METHODS["pretrained_knn"]()
+        logistic, knn = Noted(), METHODS["pretrained_knn"].make()
         logistic.prepare(floats(dataset.normal.images), floats(dataset.unlabeled.images))
         found = {"logistic": scores_of(detect_all(logistic, dataset.test.images))}
         of_test = torch.cat(logistic.of_test)
@@ -133,7 +133,7 @@ def pictures(count, seed, channels=1, size=64):
 
 
 def fitted(name, normal, unlabeled, **arguments):
-    method = METHODS[name](**arguments)
+    method = METHODS[name].make(**arguments)
     method.prepare(floats(normal), floats(unlabeled))
     return method
 
@@ -218,7 +218,7 @@ def by_hand():
 
 
 def maps_of(x, **arguments):
-    return METHODS["pretrained_knn"](**arguments).maps(x)
+    return METHODS["pretrained_knn"].make(**arguments).maps(x)
 
 
 def backbone():
@@ -313,7 +313,7 @@ def test_the_networks_output_depends_on_its_image_alone():
 def test_the_network_is_frozen_and_no_part_of_the_method(small):
     network = backbone()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    method = METHODS["pretrained_logistic"]().train()
+    method = METHODS["pretrained_logistic"].make().train()
     method.prepare(*(floats(images[:3]) for images in small[:2]))
     detect_all(method, small[2])
     assert method.training and not any(module.training for module in network.modules())
@@ -330,8 +330,8 @@ def test_the_network_is_frozen_and_no_part_of_the_method(small):
 
 
 def test_methods_ask_for_images_of_the_networks_size_or_for_the_sets():
-    assert [METHODS[name]().image_size for name in NAMES] == [224, None, 224, None]
-    assert METHODS["pretrained_knn"](pixels=96).image_size == 96
+    assert [METHODS[name].make().image_size for name in NAMES] == [224, None, 224, None]
+    assert METHODS["pretrained_knn"].make(pixels=96).image_size == 96
 
 
 @pytest.mark.parametrize("size", [64, 100])
@@ -343,7 +343,7 @@ def test_the_sets_own_images_are_scaled_up(methods, size):
     x = torch.from_numpy(large)[:, None] / 127.5 - 1
     for maps, expected in zip(maps_of(floats(small)), maps_of(x), strict=True):
         assert torch.allclose(maps, expected, rtol=1e-3, atol=1e-3)
-    method = METHODS["pretrained_knn_64"]()
+    method = METHODS["pretrained_knn_64"].make()
     method.load_state(methods["pretrained_knn"].state_dict())
     found, expected = (method.eval().detect(images) for images in (floats(small), x))
     assert found.map.shape == (2, size, size)
@@ -390,7 +390,7 @@ def test_of_many_known_normals_evenly_spread_places_are_kept(methods, small, mon
 
 def test_a_fitted_method_is_whole_in_its_state(methods, small):
     for name, method in methods.items():
-        copy = METHODS[name]()
+        copy = METHODS[name].make()
         copy.load_state(method.state_dict())
         one, other = (detect_all(m, small[2]) for m in (method, copy))
         assert np.array_equal(scores_of(one), scores_of(other))
@@ -398,7 +398,7 @@ def test_a_fitted_method_is_whole_in_its_state(methods, small):
 
 
 def test_known_normals_alone_make_the_neighbours_scores(methods, small):
-    method = METHODS["pretrained_knn"]()
+    method = METHODS["pretrained_knn"].make()
     method.prepare(floats(small[0]), None)
     one, other = (detect_all(m, small[2]) for m in (method, methods["pretrained_knn"]))
     assert method.needs == ("normal",) and np.array_equal(scores_of(one), scores_of(other))

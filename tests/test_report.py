@@ -7,7 +7,6 @@ from sklearn.metrics import average_precision_score, f1_score, recall_score, roc
 
 from nblib import datasets, report, runs
 from nblib.labels import load_labels
-from nblib.methods import METHODS
 
 CRITIC = dict(critic_layers=4, steps=2)
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 1, 32, 32), np.uint8)
@@ -42,6 +41,17 @@ def test_kinds_of_methods_are_told_apart_and_references_are_marked(results):
     assert rows.loc["mean_image", "uses"] == "known normals"
     assert rows.loc["known_against_unlabeled", "uses"] == "known normals + unlabeled"
     assert rows["reference"].to_dict() == {"mean_image": False, "known_against_unlabeled": True}
+
+
+def test_a_run_whose_method_has_left_the_catalogue_is_named_and_left_out(results, capsys):
+    for result in results:
+        if result.config["method"] == "mean_image":
+            file = result.run.folder / "config.json"
+            file.write_text(file.read_text().replace("mean_image", "former"))
+    left = report.collect(results[0].config["set"], "smoke")
+    assert {result.config["method"] for result in left} == {"known_against_unlabeled"}
+    said = "Left out, since the catalogue of methods no longer has it: former.\n"
+    assert capsys.readouterr().out == said
 
 
 def test_a_table_refuses_to_mix_budgets(results):
@@ -228,17 +238,6 @@ def test_a_variant_is_shown_beside_those_of_its_controls_that_are_finished(make_
     shown = list(report.beside(run, dataset).index)
     assert shown[2:] == ["sagan", "sagan_attention", "sagan_rope"]
     assert shown[:2] == ["known_against_unlabeled *", "pretrained_logistic"]
-
-
-def test_controls_are_methods_and_no_method_waits_for_itself():
-    order = dict.fromkeys(report.CONTROLS, 0)
-    for _ in order:
-        for name, controls in report.CONTROLS.items():
-            assert set(controls) <= set(METHODS)
-            order[name] = 1 + max(order.get(control, 0) for control in controls)
-    assert max(order.values()) < len(order), "a circle would never end"
-    variants = {name for name in METHODS if name.startswith("sagan_")}
-    assert variants == set(report.CONTROLS)
 
 
 def test_methods_with_the_same_settings_share_a_row(make_set):

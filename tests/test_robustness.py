@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from nblib import datasets, report, robustness, runs
 from nblib.labels import load_labels
-from nblib.methods import METHODS
+from nblib.methods.catalogue import METHODS
 
 COUNTS = {"train/0": 30, "train/unlabeled/0": 10, "train/unlabeled/1": 10, "test/0": 8, "test/1": 8}
 

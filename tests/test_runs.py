@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from scipy.stats import percentileofscore
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nblib import budgets, datasets, runs
-from nblib.methods import METHODS
+from nblib.methods.catalogue import METHODS
 from nblib.methods.method import detect_all
 from nblib.runs import RunError, code_digest, run
 
@@ -267,7 +266,7 @@ def test_a_finished_run_of_other_code_is_kept_and_said(
 
 
 def test_parts_are_not_chosen_by_an_override(dataset):
-    with pytest.raises(ValueError, match="METHODS"):
+    with pytest.raises(ValueError, match="the catalogue"):
         run("sagan", dataset, "smoke", gate=torch.nn.Identity)
 
 
@@ -284,7 +283,7 @@ def cut_off(monkeypatch, dataset, at=5, looked=None, **arguments):
     Or when it looks the first or second time whether it is enough: just before a checkpoint.
     """
 
-    class Dying(METHODS["sagan"]):
+    class Dying(METHODS["sagan"].kind):
         looks = 0
 
         def after_step(self, step):
@@ -298,8 +297,7 @@ def cut_off(monkeypatch, dataset, at=5, looked=None, **arguments):
             return False
 
     with monkeypatch.context() as patch:
-        patch.setitem(runs.METHODS, "sagan", partial(Dying))
-        patch.setattr(budgets, "method_class", lambda name: METHODS["sagan"].func.__base__)
+        patch.setitem(METHODS, "sagan", METHODS["sagan"]._replace(make=Dying))
         with pytest.raises(Killed):
             run("sagan", dataset, "smoke", **FAST | dict(steps=8) | arguments)
     return runs.folder(dataset.name, "smoke", "sagan", 0)
@@ -413,7 +411,7 @@ def test_the_method_of_a_run_without_a_place_has_none(dataset):
 
 def test_the_untrained_method_of_a_run_is_what_its_seed_starts_from(sagan):
     torch.manual_seed(sagan.config["seed"])
-    fresh = METHODS["sagan"](**budgets.arguments("sagan", "smoke", 32, 1, **FAST)).state_dict()
+    fresh = METHODS["sagan"].make(**budgets.arguments("sagan", "smoke", 32, 1, **FAST)).state_dict()
     untrained, trained = sagan.untrained().state_dict(), sagan.method().state_dict()
     assert all(torch.equal(fresh[name], untrained[name]) for name in fresh)
     assert any(not torch.equal(trained[name], untrained[name]) for name in trained)
@@ -432,7 +430,7 @@ def test_the_test_images_are_scored_at_each_checkpoint(eight_steps, dataset, mon
     np.testing.assert_allclose(watched[8], scores_of_test(eight_steps), rtol=1e-6)
     # What was left at step 4, scored here.
     state = torch.load(cut_off(monkeypatch, dataset) / "checkpoint.pt")
-    method = METHODS["sagan"](**budgets.arguments("sagan", "smoke", 32, 1, **FAST))
+    method = METHODS["sagan"].make(**budgets.arguments("sagan", "smoke", 32, 1, **FAST))
     method.load_state(state["method"])
     scores = detect_all(method, dataset.test.images).scores["residual"]
     assert state["step"] == 4
@@ -482,10 +480,10 @@ def test_the_steps_are_those_that_were_done_where_a_training_stops_early(dataset
 # A method that sees larger images than the set's
 
 
-class Larger(METHODS["mean_image"]):
+class Larger(METHODS["mean_image"].kind):
     """The mean image of 64 x 64 pixels, which notes what it was handed."""
 
-    __module__ = METHODS["mean_image"].__module__
+    __module__ = METHODS["mean_image"].kind.__module__
     image_size = 64
     seen: ClassVar = []
 
@@ -510,7 +508,7 @@ def test_a_method_sees_images_of_its_size_and_its_maps_are_averaged_to_the_sets(
     folder = write_set(tmp_path / "fine", size=64)
     (folder / "boxes.csv").write_text("image,x,y,width,height\ntest_1_0.png,8,16,20,12\n")
     monkeypatch.setenv("NBLIB_ROOT", str(tmp_path / "project"))
-    monkeypatch.setitem(METHODS, "larger", Larger)
+    monkeypatch.setitem(METHODS, "larger", METHODS["mean_image"]._replace(make=Larger))
     monkeypatch.setattr(Larger, "seen", [])
     dataset = datasets.load(folder, size=32, unlabeled_ratio=0.25, unlabeled_size=4)
     finished = run("larger", dataset, "smoke")

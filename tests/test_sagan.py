@@ -7,12 +7,11 @@ import torch
 from torch import nn
 
 from helpers import images, parameters
-from nblib import report
 from nblib.batches import Batch, Batches
 from nblib.encodings import Attention, BinaryCode, LearnedPlace, NoPosition, Sinusoidal2d
 from nblib.layers import Added, ClosedGate, Concatenated, OpenGate, cut, paste
 from nblib.losses import wasserstein
-from nblib.methods import METHODS
+from nblib.methods.catalogue import METHODS
 from nblib.methods.method import detect_all
 from nblib.methods.sagan import (
     SAGAN,
@@ -40,12 +39,12 @@ def batch(channels=1):
 
 
 def small(name, **arguments):
-    return METHODS[name](**SMALL | arguments).eval()
+    return METHODS[name].make(**SMALL | arguments).eval()
 
 
 def published(name):
     with torch.device("meta"):
-        return METHODS[name]()
+        return METHODS[name].make()
 
 
 def values(terms):
@@ -521,7 +520,7 @@ def test_the_order_in_which_the_needs_are_named_changes_nothing():
 
 
 def test_tables_say_what_a_variant_learns_from():
-    uses = {name: report.uses(name) for name in VARIANTS}
+    uses = {name: METHODS[name].uses for name in VARIANTS}
     assert uses.pop("sagan_no_unlabeled") == "known normals"
     assert set(uses.values()) == {"known normals + unlabeled"} and len(uses) > 10
 

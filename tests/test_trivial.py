@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from nblib import datasets
 from nblib.batches import to_float
 from nblib.labels import load_labels
-from nblib.methods import METHODS
+from nblib.methods.catalogue import METHODS
 from nblib.methods.method import detect_all
 
 # AUC and average precision on the test part, fitted on all known normals, made once with Pillow
@@ -54,7 +54,7 @@ WITH_MAP = ["mean_image", "pca16", "pca64", "nearest_normals"]
 
 
 def fitted(name, normal, unlabeled):
-    method = METHODS[name]()
+    method = METHODS[name].make()
     method.prepare(to_float(torch.from_numpy(normal)), to_float(torch.from_numpy(unlabeled)))
     return method
 
@@ -213,7 +213,7 @@ def test_a_fitted_method_is_whole_in_its_state(method):
     normal, unlabeled, test = (
         random_images(count, seed) for count, seed in ((30, 1), (20, 2), (9, 3))
     )
-    model, copy = fitted(method, normal, unlabeled), METHODS[method]()
+    model, copy = fitted(method, normal, unlabeled), METHODS[method].make()
     copy.load_state(model.state_dict())
     assert np.array_equal(scores_of(detect_all(model, test)), scores_of(detect_all(copy, test)))
 
@@ -221,7 +221,7 @@ def test_a_fitted_method_is_whole_in_its_state(method):
 @pytest.mark.parametrize("method", [name for name in TRIVIAL if name != "known_against_unlabeled"])
 def test_methods_of_known_normals_do_not_look_at_the_unlabeled_images(method):
     normal, test = random_images(30, 1), random_images(9, 3)
-    assert "unlabeled" not in METHODS[method]().needs
+    assert "unlabeled" not in METHODS[method].make().needs
     found = [
         scores_of(detect_all(fitted(method, normal, random_images(20, k)), test)) for k in (2, 4)
     ]

@@ -379,7 +379,7 @@ def test_answers_of_all_equal_methods_never_say_better(monkeypatch):
 
 
 def test_every_question_names_methods_and_each_pair_once():
-    from nblib.methods import METHODS
+    from nblib.methods.catalogue import METHODS
 
     pairs = [pair for question in verdicts.QUESTIONS for pair in question.pairs]
     assert len(set(pairs)) == len(pairs) and {n for pair in pairs for n in pair} <= set(METHODS)

@@ -40,7 +40,7 @@ OPENS_BY_TORCH_LOAD = {"authors", "pretrained"}
 
 IMPORTED = """
 import json, sys
-import torch, nblib.training, nblib.methods  # what is there before a method is looked at
+import torch, nblib.training, nblib.methods.catalogue  # what is there before a method is looked at
 import ast, os
 
 for file in sys.argv[1:]:

@@ -83,6 +83,8 @@ class ALAD(Method):
     one of G and E each; decay: see `training.rate_factor`.
     """
 
+    at_budget = dict(smoke=dict(average=0.5), quick=dict(average=0.98), laptop=dict(average=0.99))
+
     def __init__(
         self,
         size: int = 64,

@@ -40,6 +40,9 @@ class AnoGAN(Method):
     """
 
     optimises = True
+    at_budget = dict(
+        smoke=dict(search_steps=5), quick=dict(search_steps=50), laptop=dict(search_steps=100)
+    )
 
     def __init__(
         self,

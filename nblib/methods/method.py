@@ -44,6 +44,9 @@ class Method(nn.Module):
     steps: int = 0
     """How many steps it trains; critic steps where there is a critic."""
 
+    at_budget: dict[str, dict] = {}
+    """Own arguments by budget, beside those of its family (see `budgets.BUDGETS`)."""
+
     known_zeros: tuple[str, ...] = ()
     """Parts of the names of parameters whose gradient is zero by construction."""
 

@@ -198,7 +198,7 @@ def without_codes(G: Generator) -> Generator:
 
 class SAGAN(Method):
     """SAGAN as published; see the notebook 22_sagan. The thesis' variants and the controls of the
-    comparison are SAGAN with other parts (see METHODS).
+    comparison are SAGAN with other parts (see the catalogue).
 
     size, channels: of the images; width: channels of the generator's first layer; grid: patches
     along each side; place, place_channels, place_acts, added, position, attention_after, heads,
