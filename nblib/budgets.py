@@ -58,7 +58,7 @@ def arguments(method: str, budget: str, size: int = 64, channels: int = 1, **ove
     of_family = BUDGETS[budget].get(FAMILIES[found.family].trains, {})
     given = of_family | dict(size=size, channels=channels)
     resolved |= {name: value for name, value in given.items() if name in resolved}
-    resolved |= found.kind.at_budget.get(budget, {}) | found.parts
+    resolved |= found.kind.at_budget.get(budget, {}) | found.fixed
     unknown = [name for name in overrides if name not in resolved]
     if unknown:
         raise ValueError(

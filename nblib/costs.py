@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Memory
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -19,7 +20,7 @@ from nblib.methods.catalogue import entry
 from nblib.methods.method import Method, detect_all
 from nblib.report import Result
 from nblib.runs import code_digest
-from nblib.training import best_device, best_precision, next_update
+from nblib.training import best_device, best_precision, take_step
 
 
 def networks(method: str, *at: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
@@ -34,17 +35,17 @@ def networks(method: str, *at: str, size: int = 64, channels: int = 1) -> pd.Dat
 
 
 TURNS = 3
-"""How often `compared` times two steps of each method, after one turn to warm up."""
+"""How often `timed` times two steps of each method, after one turn to warm up."""
 
 
-def compared(*methods: str, budget: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
+def timed(*methods: str, budget: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
     """What methods cost at a budget, a row each: as `networks`, and the time of a training step.
 
     The time is an average over a step of the critic alone and one of both, on noise, in the
     precision that a training here would take; the methods take turns, so that a busy machine slows
     all of them alike, and the fastest turn counts. `relative`: to the first method's.
     """
-    turns = {name: _turn(name, budget, size, channels) for name in methods}
+    turns = {name: _timed_steps(name, budget, size, channels) for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(TURNS + 1):
         for name, turn in turns.items():
@@ -81,7 +82,7 @@ GPU_TFLOPS = 20.0
 A100 can do at most in TF32, or a fifteenth of an H100 in bfloat16."""
 
 
-def table(results: list[Result]) -> pd.DataFrame:
+def cost_table(results: list[Result]) -> pd.DataFrame:
     """A row a method of some results: what it costs at their budget, counted and measured.
 
     auc: mean over the seeds. parameters: trained ones. score_mflop, train_mflop: of an image.
@@ -101,9 +102,9 @@ def table(results: list[Result]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(results: list[Result]) -> pd.DataFrame:
-    """`table` as `figures/<set>/<budget>/cost`."""
-    rows, config = table(results), results[0].config
+def write_costs(results: list[Result]) -> pd.DataFrame:
+    """`cost_table` as `figures/<set>/<budget>/cost`."""
+    rows, config = cost_table(results), results[0].config
     printed = pd.DataFrame(
         {
             "method": rows["method"],
@@ -123,7 +124,7 @@ def write(results: list[Result]) -> pd.DataFrame:
         "whatever ran beside them. Memory: weights, gradients, Adam's moments, and what autograd "
         "keeps. Features of pretrained networks: distances are not counted."
     )
-    report.save(rows, printed, words, results, "cost")
+    report.save_table(rows, printed, words, results, "cost")
     return rows
 
 
@@ -197,11 +198,12 @@ def training(method: Method, image: torch.Tensor, batch_size: int) -> tuple[floa
         kept.clear()
 
     images = image.expand(method.batch_size, -1, -1, -1)
-    optimizers, batch = method.optimizers(), Batch(images, images, images)
+    batch = Batch(images, images, images)
+    optimizers = {name: Still(own, before_gradient) for name, own in method.optimizers().items()}
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with hooks, Counter() as counter:
         for step in (0, 1):
-            _take_step(method, optimizers, batch, step, before_gradient=before_gradient)
+            take_step(method, optimizers, batch, step)
     memory = 16 * _trained(method) + batch_size * peak
     return counter.total / 2 / method.batch_size, memory
 
@@ -235,6 +237,16 @@ def _trained(network: torch.nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
+class Still:
+    """In place of an optimiser: says when a gradient is to be taken, and updates nothing."""
+
+    def __init__(self, optimizer: Optimizer, before_gradient: Callable[[], None]):
+        self.param_groups, self.zero_grad = optimizer.param_groups, before_gradient
+
+    def step(self) -> None:
+        pass
+
+
 class Counter(TorchDispatchMode):
     """Adds up the operations of what runs inside it, each by torch's own formula.
 
@@ -259,7 +271,7 @@ def _scoring(method: Method, image: torch.Tensor) -> int:
     return counter.total
 
 
-def _turn(name: str, budget: str, size: int, channels: int) -> Callable[[], float]:
+def _timed_steps(name: str, budget: str, size: int, channels: int) -> Callable[[], float]:
     """A function that takes two steps of a method and gives the seconds that they took."""
     device = best_device()
     precision = best_precision(device)
@@ -271,32 +283,9 @@ def _turn(name: str, budget: str, size: int, channels: int) -> Callable[[], floa
     def turn() -> float:
         began = time.perf_counter()
         for step in (0, 1):
-            _take_step(method, optimizers, batch, step, precision)
+            take_step(method, optimizers, batch, step, precision)
         if images.is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
     return turn
-
-
-def _take_step(
-    method: Method,
-    optimizers: dict,
-    batch: Batch,
-    step: int,
-    precision: str = "fp32",
-    before_gradient: Callable[[], None] | None = None,
-) -> None:
-    """What a step of `training.fit` computes; with `before_gradient` nothing is updated."""
-    updates = method.updates(batch, step)
-    while (update := next_update(updates, batch.normal.device.type, precision)) is not None:
-        name, terms = update
-        if name is not None:
-            if before_gradient:
-                before_gradient()
-            groups = optimizers[name].param_groups
-            owned = [p for group in groups for p in group["params"]]
-            optimizers[name].zero_grad()
-            sum(terms.values()).backward(inputs=owned)
-            if not before_gradient:
-                optimizers[name].step()

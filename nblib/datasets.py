@@ -101,7 +101,7 @@ def find(path_or_name: str | Path) -> Path:
         if text and os.path.isdir(folder):
             return folder
     if str(path_or_name) == "phantom":
-        return phantom.write(tried[0])
+        return phantom.write_phantom(tried[0])
     places = ", ".join(str(folder) for folder in tried)
     raise DatasetError(
         [f"There is no set '{path_or_name}': looked for {places}. Name a folder, or a set there."]
@@ -138,7 +138,7 @@ def load(
     if images is None:
         problems.append(f"{folder} has neither a folder images nor train_png_512.")
         raise DatasetError(problems)
-    patients, unknown = _patients(folder, files)
+    patients, unknown = _patient_of_each(folder, files)
     problems += unknown
     missing = [name for name in files if not os.path.isfile(images / name)]
     if missing:
@@ -197,7 +197,7 @@ def image_folder(folder: Path) -> Path | None:
     return None
 
 
-def _patients(folder: Path, files: list[str]) -> tuple[dict[str, str], list[str]]:
+def _patient_of_each(folder: Path, files: list[str]) -> tuple[dict[str, str], list[str]]:
     """The patient of each file, itself where the set names none, and what is wrong with them."""
     file, own = folder / "metadata.csv", {name: name for name in files}
     if not file.exists():

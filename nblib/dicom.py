@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 CONVERSIONS = ("window", "benchmark")
-SUFFIXES = (".dcm", ".dicom")
+DICOM_SUFFIXES = (".dcm", ".dicom")
 
 VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO")
 """Values of ViewPosition that DICOM defines; a header may hold anything else, such as a name."""
@@ -49,7 +49,7 @@ class Read(NamedTuple):
     facts: dict[str, str]
 
 
-def read(file: Path, conversion: str = "window") -> Read:
+def read_dicom(file: Path, conversion: str = "window") -> Read:
     """The image in a DICOM file. Raises ImageError where there is none that can be used."""
     import pydicom
 

@@ -34,7 +34,7 @@ from nblib.folders import (
     lacking_parts,
     new_set,
     numbered,
-    summary,
+    set_summary,
     without_twins,
     write_lists,
 )
@@ -155,7 +155,7 @@ def build(
         if boxes is not None:
             _write_boxes(folder / "boxes.csv", boxes, table, side)
     here = root() / "data" / "sets" / name
-    print(summary(download, table, wrong, here), said, sep="\n")
+    print(set_summary(download, table, wrong, here), said, sep="\n")
     return here
 
 
@@ -334,7 +334,7 @@ def _with_parts(table: pd.DataFrame, source: str, seed: int):
     if source == "vindr":
         said = "Split: by the rule of the published one, from the order of train.csv."
     else:
-        table = table.assign(part=_drawn(table, COUNTS[source], seed))
+        table = table.assign(part=_drawn_parts(table, COUNTS[source], seed))
         said = (
             f"Split: drawn with seed {seed}. This is NOT the published split, so numbers do not "
             "compare with published\nones; give the published data.json as `split` for that."
@@ -347,7 +347,7 @@ def _with_parts(table: pd.DataFrame, source: str, seed: int):
     return table[is_used], said
 
 
-def _drawn(table: pd.DataFrame, counts: dict[int, dict[str, int]], seed: int) -> pd.Series:
+def _drawn_parts(table: pd.DataFrame, counts: dict[int, dict[str, int]], seed: int) -> pd.Series:
     """A part for each image, '' where all are full; whoever has an abnormal image is abnormal."""
     patients = table["patient"].where(table["patient"] != "", table["name"])
     is_ill = table.groupby(patients)["label"].transform("max") == 1

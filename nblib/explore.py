@@ -53,7 +53,7 @@ class Key(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        return runs.folder(self.data, self.budget, self.method, self.seed)
+        return runs.run_folder(self.data, self.budget, self.method, self.seed)
 
 
 def finished() -> list[Key]:
@@ -298,7 +298,7 @@ class Explorer(widgets.VBox):
         )
         self.others: dict[str, widgets.ToggleButton] = {}
         self._other_buttons = panels.wrapped()
-        self._other_tiles = panels.gallery(210, columns="auto-fill")
+        self._other_tiles = panels.tile_grid(210, columns="auto-fill")
         self._compared: list[panels.Tile] = []
         self.canvas, self._pad = panels.Canvas(), panels.Picture()
         self.brightness = panels.slider(widgets.IntSlider, "brightness", value=255, max=255)
@@ -344,7 +344,7 @@ class Explorer(widgets.VBox):
             [
                 self._chosen_words,
                 panels.wrapped(self.opacity, self.outlined),
-                panels.gallery(190, *self._views),
+                panels.tile_grid(190, *self._views),
             ],
             layout={"flex": "1 1 400px"},
         )
@@ -353,7 +353,7 @@ class Explorer(widgets.VBox):
             layout={"flex": "0 0 300px", "margin": "0 16px 8px 0"},
         )
         patched = widgets.VBox(
-            [self._patch_words, panels.gallery(140, *self._patched)], layout={"flex": "1 1 400px"}
+            [self._patch_words, panels.tile_grid(140, *self._patched)], layout={"flex": "1 1 400px"}
         )
         return widgets.VBox(
             [
@@ -742,7 +742,7 @@ class Explorer(widgets.VBox):
         """The scores before and after painting, and what they are called at the threshold."""
         if not self._scored:
             return
-        before, after = (next(iter(found.scores.values()))[0] for found in self._scored)
+        before, after = (found.score[0] for found in self._scored)
         lines = [["", "score", "above held-out normals", "called"]]
         for name, score in (("before", before), ("painted", after)):
             rank = metrics.percentile(np.array([score]), self._held)[0]
@@ -751,7 +751,7 @@ class Explorer(widgets.VBox):
         stored, words = self._test["score"][self.ranking.chosen], ""
         if not np.isclose(stored, before, rtol=0.01):
             words = f"The run has stored another score for this image, {stored:.4g}."
-        self._patch_words.value = panels.table(lines) + panels.words(words)
+        self._patch_words.value = panels.html_table(lines) + panels.words(words)
 
     def _draw_change(self) -> None:
         """The maps before and after painting, and their difference."""

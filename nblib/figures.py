@@ -173,16 +173,16 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
     for network in networks:
         cell = next(axes)
         terms = [c for c in history if c.startswith(f"{network}.") and "gradient_norm" not in c]
-        _lines(cell, history, {term: term.split(".")[1] for term in terms})
+        _line_a_column(cell, history, {term: term.split(".")[1] for term in terms})
         large = max(abs(history[term]).max() for term in terms) > 10
         cell.set(title=f"terms of {network}", yscale="symlog" if large else "linear")
     cell = next(axes)
-    _lines(cell, history, {f"{network}.gradient_norm": network for network in networks})
+    _line_a_column(cell, history, {f"{network}.gradient_norm": network for network in networks})
     cell.set(title="norm of the gradient", yscale="log")
     cell.yaxis.set_minor_formatter(NullFormatter())
     if logged:
         cell = next(axes)
-        _lines(cell, history, {name: name for name in logged})
+        _line_a_column(cell, history, {name: name for name in logged})
         cell.set(title="also logged", ylim=(0, 1))
     if len(at):
         cell = next(axes)
@@ -199,7 +199,7 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
-def _lines(axes, table: pd.DataFrame, names: dict[str, str]) -> None:
+def _line_a_column(axes, table: pd.DataFrame, names: dict[str, str]) -> None:
     """Columns of a table, by name and label, over its steps."""
     for (colour, style), (name, label) in zip(itertools.cycle(LINES), names.items(), strict=False):
         values = table[["step", name]].dropna()
@@ -278,7 +278,7 @@ def distributions(statistics: dict[str, np.ndarray], labels: np.ndarray, title: 
         sns.histplot(table, x="value", hue="test images", palette=colours, bins=30, ax=cell)
         cell.set(xlabel=name, ylabel="images")
         if (labels >= 0).all():
-            area = metrics.auc(values[labels == 0], values[labels == 1])
+            area = metrics.auc(labels, values)
             cell.set(title=f"alone: AUC {area:.2f}")
     figure.suptitle(title)
     return figure
@@ -288,13 +288,12 @@ def _where(run: Run) -> str:
     return f"{shown(run.config['set'])}, {run.config['budget']}, seed {run.config['seed']}"
 
 
-def typical(scores: pd.DataFrame) -> np.ndarray:
-    """Positions in the test part of six images, chosen by rule.
+def typical(test: pd.DataFrame) -> np.ndarray:
+    """Positions of six images of a run's test part, chosen by rule.
 
     The lowest, the median and the highest score of the normal and then of the abnormal images;
     without labels six from the lowest to the highest score.
     """
-    test = scores[scores["part"] == "test"].reset_index(drop=True)
     if test["label"].isna().any():
         order = test.sort_values("score", kind="stable").index
         return order[np.linspace(0, len(order) - 1, 6).round().astype(int)].to_numpy()
@@ -351,7 +350,7 @@ def one_image(image: np.ndarray, detection: Detection, run: Run, title: str = ""
 
     Over it stand the percentile of its score among the run's held-out normals, and the decision.
     """
-    score = next(iter(detection.scores.values()))
+    score = detection.score
     rank, cut = metrics.percentile(score, run.held_out)[0], metrics.threshold(run.held_out)
     called = "" if np.isnan(cut) else f", called {'abnormal' if score[0] > cut else 'normal'}"
     shown = {"input": image, "restored": detection.restored, "heat map": detection.map}
@@ -433,7 +432,7 @@ def forest(table: pd.DataFrame, title: str) -> Figure:
     for y, row in zip(rows, table.itertuples(), strict=True):
         colour = entry(row.method).colour
         low, high = row.auc_low, row.auc_high
-        _bar(axes, low, high, y, colour)
+        _interval_bar(axes, low, high, y, colour)
         axes.plot(row.auc, y, MARKERS[row.uses], color=colour, ms=6, mec="black", mew=0.6)
     names = [f"{row.method}{' *' if row.reference else ''}" for row in table.itertuples()]
     if uses_mix.any() and not uses_mix.all():
@@ -459,7 +458,7 @@ ANSWERS = {
 ONE_SEED = ("+", "black")
 
 
-def _bar(axes, low: float, high: float, y: float, colour: str) -> None:
+def _interval_bar(axes, low: float, high: float, y: float, colour: str) -> None:
     """An interval, with a rim so that light colours print."""
     axes.plot([low, high], [y, y], color="black", lw=2.6, solid_capstyle="butt")
     axes.plot([low, high], [y, y], color=colour, lw=1.9, solid_capstyle="butt")
@@ -485,7 +484,7 @@ def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
         axes.text(left, y + 0.95, question, fontsize=7.5, style="italic", va="top", bbox=box)
         for row in rows.itertuples():
             marker, fill = ANSWERS[row.answer] if np.isfinite(row.low) else ONE_SEED
-            _bar(axes, row.low, row.high, y, entry(row.method).colour)
+            _interval_bar(axes, row.low, row.high, y, entry(row.method).colour)
             edge = dict(mec="black", mew=0.9 if marker not in "x+" else 1.4)
             axes.plot(row.difference, y, marker, ms=5, mfc=fill, **edge)
             places.append(y)
@@ -504,7 +503,7 @@ def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
 def model_choice(table: pd.DataFrame, title: str) -> Figure:
     """AUC of the last checkpoint, of that chosen by AUCp, and of the best on the test part.
 
-    A row a method of `report.model_choice`, means over its seeds; the oracle is marked as such.
+    A row a method of `report.chosen_checkpoints`, means over its seeds; the oracle is marked.
     """
     if table.empty:
         return _nothing(title)
@@ -574,7 +573,7 @@ def over_ratios(table: pd.DataFrame, title: str) -> Figure:
 
 @_styled
 def cost(table: pd.DataFrame, title: str) -> Figure:
-    """AUC against the time to train and the time an image, of `costs.table`; a marker a family."""
+    """AUC against the times to train and to score of `costs.cost_table`; a marker a family."""
     figure, axes = _figure(1, 2, height=3.3)
     families = table["method"].map(lambda method: entry(method).family)
     what = {"seconds": "training, s (0 as 0.1)", "ms_per_image": "scoring an image, ms"}

@@ -26,7 +26,7 @@ from PIL import Image
 
 from nblib.files import DatasetError, read_table, root, write_json, written_whole
 from nblib.images import (
-    SUFFIXES,
+    IMAGE_SUFFIXES,
     ImageError,
     Read,
     may_be_image,
@@ -86,9 +86,9 @@ def prepare(
     table, left_out = _understood(source, unlabeled, test)
     with new_set(name) as folder:
         table, unusable = convert(table, folder / "images", size, conversion)
-        table["patient"] = numbered(_patients(table, patient))
+        table["patient"] = numbered(_patients_by_pattern(table, patient))
         table, twins = without_twins(table)
-        table = _drawn(table, seed)
+        table = _drawn_split(table, seed)
         table, unclear = _without_unclear_tests(table)
         table, torn = _one_part_a_patient(table)
         left_out += unusable + twins + unclear + torn
@@ -97,7 +97,7 @@ def prepare(
             raise DatasetError(problems + _doubts(table) + listed(left_out))
         write_lists(folder, table, left_out, conversion)
         _write_files(folder / "originals.csv", table[["file", "name"]].to_numpy(), "image")
-    print(summary(source, table, left_out, root() / "data" / "sets" / name))
+    print(set_summary(source, table, left_out, root() / "data" / "sets" / name))
     return root() / "data" / "sets" / name
 
 
@@ -214,7 +214,7 @@ def _places_of_test(folder: Path) -> list[tuple[Path, str, int]]:
     return [(folder, "test", -1)]
 
 
-COLUMNS = ("image", "label", "patient", "split")
+LIST_COLUMNS = ("image", "label", "patient", "split")
 
 
 def _from_csv(file: Path):
@@ -227,7 +227,9 @@ def _from_csv(file: Path):
         like = [name for name in given if column in name]
         if like and column not in like:
             raise DatasetError([f"{file} has a column {like[0]}: call it {column}, or remove it."])
-    given = given.reindex(columns=COLUMNS, fill_value="").apply(lambda cells: cells.str.strip())
+    given = given.reindex(columns=LIST_COLUMNS, fill_value="").apply(
+        lambda cells: cells.str.strip()
+    )
     words, splits = given["label"].str.lower(), given["split"].str.lower()
     labels = np.select([words.isin(NORMAL_WORDS), words.isin(ABNORMAL_WORDS), words == ""],
                        [0, 1, -1], -2)  # fmt: skip
@@ -309,7 +311,7 @@ def _names(files: list[Path]) -> list[str]:
     """A name in the set for each file: its own, with a number from the second of a name on."""
     names, used = [], set()
     for file in files:
-        stem = file.stem if file.suffix.lower() in SUFFIXES else file.name
+        stem = file.stem if file.suffix.lower() in IMAGE_SUFFIXES else file.name
         stem = as_text(stem).encode()[:100].decode(errors="ignore")
         name, number = stem, 1
         while name.lower() in used:
@@ -334,7 +336,7 @@ def _reduced(image: Image.Image, size: int | None) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
-def _patients(table: pd.DataFrame, pattern: str) -> pd.Series:
+def _patients_by_pattern(table: pd.DataFrame, pattern: str) -> pd.Series:
     """What a pattern, the csv or the header calls the patient of each image, else ''."""
     patients = table["patient"].where(table["patient"] != "", table["header_patient"])
     if pattern:
@@ -390,7 +392,7 @@ def without_twins(table: pd.DataFrame):
     return table[~torn & ~twins], left_out
 
 
-def _drawn(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+def _drawn_split(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The table with a part for each row: those without one are drawn by patient, see `prepare`."""
     part, open_ = table["part"].copy(), table["part"] == ""
     part[open_ & (table["label"] == -1)] = "unlabeled"
@@ -496,7 +498,9 @@ def _doubts(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def summary(source: Path, table: pd.DataFrame, left_out: list[tuple[Path, str]], to: Path) -> str:
+def set_summary(
+    source: Path, table: pd.DataFrame, left_out: list[tuple[Path, str]], to: Path
+) -> str:
     """What was understood of a source, in words."""
     lines = [f"{source}:"]
     for part, word in {"normal": "known normal", "unlabeled": "unlabeled", "test": "test"}.items():

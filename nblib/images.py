@@ -1,4 +1,4 @@
-"""A file -> one 8-bit image, grey or RGB: `picture` what Pillow reads, `read` that or DICOM."""
+"""A file -> one 8-bit image, grey or RGB: `picture` by Pillow, `read_image` also of DICOM."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ from nblib import dicom
 from nblib.dicom import ImageError, Read
 from nblib.files import digest
 
-SUFFIXES = (
+IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp",
-    ".pgm", *dicom.SUFFIXES,
+    ".pgm", *dicom.DICOM_SUFFIXES,
 )  # fmt: skip
 BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 """Of PNG, JPEG and TIFF files, whatever they are called."""
@@ -60,7 +60,7 @@ def pixel_digest(image: Image.Image) -> str:
     return digest(repr(image.size).encode(), image.tobytes())
 
 
-def read(file: Path, conversion: str = "window") -> Read:
+def read_image(file: Path, conversion: str = "window") -> Read:
     """The image in a file, picture or DICOM, whatever the file is called.
 
     Raises ImageError where there is none, or more than one.
@@ -72,7 +72,7 @@ def read(file: Path, conversion: str = "window") -> Read:
     except OSError as error:
         raise ImageError(file, f"cannot be read: {error.strerror}.") from None
     if is_dicom:
-        return dicom.read(file, conversion)
+        return dicom.read_dicom(file, conversion)
     try:
         with Image.open(file) as image:
             # MPO: the photograph of a camera, and its preview.
@@ -101,7 +101,7 @@ def read_all(
 
     def one(file: Path):
         try:
-            return use(file, read(file, conversion))
+            return use(file, read_image(file, conversion))
         except ImageError as error:
             return error
 
@@ -113,7 +113,7 @@ def may_be_image(file: Path) -> bool:
     """Whether a file is called or begins as an image does; false of what is no file."""
     if file.exists() and not file.is_file():
         return False
-    if file.suffix.lower() in SUFFIXES:
+    if file.suffix.lower() in IMAGE_SUFFIXES:
         return True
     with contextlib.suppress(OSError):
         head = _head(file)
@@ -125,7 +125,7 @@ def looks_like_dicom(file: Path) -> bool:
     """Whether a file begins as DICOM files do, or is called as one and is no picture."""
     if _is_dicom(_head(file)):
         return True
-    if file.suffix.lower() not in dicom.SUFFIXES:
+    if file.suffix.lower() not in dicom.DICOM_SUFFIXES:
         return False
     with contextlib.suppress(Exception), Image.open(file):
         return False

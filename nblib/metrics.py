@@ -13,10 +13,9 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 RESAMPLES = 2000
 
 
-def auc(normal: np.ndarray, abnormal: np.ndarray) -> float:
-    """Area under the ROC curve of the scores of normal against those of abnormal images."""
-    labels = np.repeat([0, 1], [len(normal), len(abnormal)])
-    return float(roc_auc_score(labels, np.concatenate([normal, abnormal])))
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve of images (n,), 0 normal, 1 abnormal."""
+    return float(roc_auc_score(labels, scores))
 
 
 def auc_standard_error(area: float, n_normal: int, n_abnormal: int) -> float:

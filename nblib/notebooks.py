@@ -126,7 +126,7 @@ def write_index(folder: Path) -> list[Path]:
     return [file] if _rewritten(file, nb) else []
 
 
-def main() -> None:
+def command_line() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m nblib.notebooks")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -193,6 +193,6 @@ def _write_html(executed: Path, html: Path, title: str) -> None:
 
 if __name__ == "__main__":
     # Not this copy of the module, called __main__, but the one that papermill takes Engine from.
-    from nblib.notebooks import main
+    from nblib.notebooks import command_line
 
-    main()
+    command_line()

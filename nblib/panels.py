@@ -122,7 +122,7 @@ class Tile(widgets.VBox):
             return
         self._what, self.title, self.note = what, title, note
         has_picture = drawn.get("image") is not None or drawn.get("map") is not None
-        bar = _bar(**drawn) if drawn.get("map") is not None else ""
+        bar = _colour_bar(**drawn) if drawn.get("map") is not None else ""
         self._title.value = f'<div class="nblib-title">{html.escape(title)}</div>'
         self._note.value = f'{bar}<div class="nblib-note">{html.escape(note)}</div>'
         self.picture.layout.display = None if has_picture else "none"
@@ -142,7 +142,7 @@ def _equal(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
-def _bar(limit: float, colours: str = "viridis", **_) -> str:
+def _colour_bar(limit: float, colours: str = "viridis", **_) -> str:
     """The colour scale of a map, from end to end, as HTML."""
     stops = ",".join(map(to_hex, matplotlib.colormaps[colours](np.linspace(0, 1, 9))))
     low = f"{-limit:.3g}" if colours == DIFFERENCE else "0"
@@ -308,7 +308,7 @@ def wrapped(*children) -> widgets.Box:
     return widgets.Box(children, layout=flow | {"width": "100%"})
 
 
-def gallery(width: int, *tiles: "Tile", columns: str = "auto-fit") -> widgets.Box:
+def tile_grid(width: int, *tiles: "Tile", columns: str = "auto-fit") -> widgets.Box:
     """Tiles of one width, at least so many pixels, in as many columns as there is room for."""
     columns = f"repeat({columns}, minmax({width}px, 1fr))"
     grid = {"display": "grid", "grid_template_columns": columns, "grid_gap": "8px 10px"}
@@ -329,7 +329,7 @@ def words(text: str) -> str:
     return f"<p>{html.escape(text)}</p>" if text else ""
 
 
-def table(lines: list[list[str]]) -> str:
+def html_table(lines: list[list[str]]) -> str:
     """Cells of HTML, a line each."""
     rows = ("".join(f"<td>{cell}</td>" for cell in line) for line in lines)
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"

@@ -125,7 +125,7 @@ def radiograph(patient, view, abnormal, size=128, seed=0):
     pose = _sample(rng, VIEW)
     across, down = _grid(size)
     field = _field(pose, across, down)
-    x, y = _turn(across, down, pose)
+    x, y = _rotated(across, down, pose)
     lungs, air = _lungs(body, x, y)
     heart = _heart(body, x, y)
     tissue = _soft(body, pose, x, y) + _bones(body, x, y, lungs) + _vessels(body, x, y, air)
@@ -142,7 +142,9 @@ def radiograph(patient, view, abnormal, size=128, seed=0):
     return grey.astype(np.uint8), mask, kind
 
 
-def write(folder, size=128, seed=0, known_normal=400, unlabeled=(150, 150), test=(120, 120)):
+def write_phantom(
+    folder, size=128, seed=0, known_normal=400, unlabeled=(150, 150), test=(120, 120)
+):
     """Write the data set in the Med-AD layout and return its folder as a Path.
 
     unlabeled and test are (normal, abnormal) counts; no patient is in two parts. The folder
@@ -238,7 +240,7 @@ def _grid(size):
     return centres[None, :], centres[:, None]
 
 
-def _turn(across, down, pose):
+def _rotated(across, down, pose):
     """Carry picture coordinates into the body's."""
     x, y = (across - pose.across) / pose.scale, (down - pose.down) / pose.scale
     sine, cosine = float(np.sin(pose.angle)), float(np.cos(pose.angle))

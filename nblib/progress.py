@@ -20,12 +20,12 @@ def progress(total: int, what: str, start: int = 0) -> Iterator[int]:
     elif sys.stderr.isatty():
         from tqdm import tqdm
     else:
-        yield from _lines(total, what, start)
+        yield from _printed_lines(total, what, start)
         return
     yield from tqdm(range(start, total), desc=what, initial=start, total=total, mininterval=0.5)
 
 
-def _lines(total: int, what: str, start: int) -> Iterator[int]:
+def _printed_lines(total: int, what: str, start: int) -> Iterator[int]:
     began = said = time.monotonic()
     for i in range(start, total):
         yield i

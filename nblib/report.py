@@ -28,7 +28,7 @@ from nblib.methods import catalogue
 from nblib.methods.catalogue import entry
 from nblib.methods.method import Method, detect_all
 from nblib.methods.sagan import with_swapped_codes, without_codes
-from nblib.runs import Run, read_scores
+from nblib.runs import Run, read_scores, test_part
 
 REFERENCES = {
     "known normals": "nearest_normals",
@@ -55,6 +55,11 @@ class Result(NamedTuple):
     scores: pd.DataFrame
     checkpoints: pd.DataFrame = pd.DataFrame()
     run: Run | None = None
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """The rows of `scores` of the test images, in their order, numbered from 0."""
+        return test_part(self.scores)
 
 
 def of(run: Run) -> Result:
@@ -124,13 +129,13 @@ def resampled(results: list[Result]) -> tuple[np.ndarray, np.ndarray, dict[str, 
     ValueError where results differ in set, budget or images.
     """
     one_set(results, "data")
-    test = _test_part(results[0])
+    test = results[0].test
     labels, patients = test["label"].to_numpy(int), test["patient"].to_numpy(str)
     weights = metrics.patient_weights(labels, patients)
     methods = {}
     for method in dict.fromkeys(result.config["method"] for result in results):
         own = [r for r in results if r.config["method"] == method]
-        scores = np.array([_test_part(result)["score"].to_numpy() for result in own])
+        scores = np.array([result.test["score"].to_numpy() for result in own])
         pairs = [metrics.weighted_auc_ap(labels, values, weights) for values in scores]
         methods[method] = Resampled(scores, *map(np.array, zip(*pairs, strict=True)))
     return labels, patients, methods
@@ -150,7 +155,7 @@ def table(results: list[Result]) -> pd.DataFrame:
     rows = []
     for method, found in methods.items():
         own = [r for r in results if r.config["method"] == method]
-        aucs = [metrics.auc(v[labels == 0], v[labels == 1]) for v in found.scores]
+        aucs = [metrics.auc(labels, values) for values in found.scores]
         auc_low, auc_high = metrics.interval(found.auc.mean(0))
         ap_low, ap_high = metrics.interval(found.ap.mean(0))
         row = {
@@ -185,10 +190,6 @@ COST = ("seconds", "ms_per_image", "parameters")
 def _mean(numbers: list[dict], name: str) -> float:
     values = [found.get(name) for found in numbers]
     return np.nan if None in values else float(np.mean(values))
-
-
-def _test_part(result: Result) -> pd.DataFrame:
-    return result.scores[result.scores["part"] == "test"].sort_values("image")
 
 
 def published() -> pd.DataFrame:
@@ -255,7 +256,7 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
 
 def shortcut_warning(results: list[Result]) -> list[str]:
     """A sentence where a shortcut of the set, as kept, reaches what methods reach; else none."""
-    found, chance = shortcuts.kept(results[0].config["set"])
+    found, chance = shortcuts.kept_shortcuts(results[0].config["set"])
     lows: dict[str, list[float]] = {}
     for result in results:
         if entry(result.config["method"]).uses != "nothing":
@@ -288,7 +289,7 @@ def within_groups(results: list[Result], dataset: Dataset, column: str) -> pd.Da
             f"{dataset.name} has no column '{column}' in metadata.csv; it has {there}."
         )
     areas = [
-        shortcuts.within(r.scores, known[column])["auc"].rename(r.config["method"]) for r in results
+        shortcuts.within(r.test, known[column])["auc"].rename(r.config["method"]) for r in results
     ]
     return pd.DataFrame(areas).groupby(level=0, sort=False).mean().round(3)
 
@@ -317,14 +318,14 @@ def settings(results: list[Result] | list[Run]) -> pd.DataFrame:
     return same.agg(", ".join).reset_index()[table.columns]
 
 
-def write(results: list[Result], name: str = "results") -> pd.DataFrame:
+def write_results(results: list[Result], name: str = "results") -> pd.DataFrame:
     """`table` as `figures/<set>/<budget>/<name>.csv`, .md, .tex, and the record .json."""
     rows, below = table(results), settings(results)
-    save(rows, for_print(rows), caption(results, rows), results, name, markdown(below))
+    save_table(rows, for_print(rows), caption(results, rows), results, name, markdown(below))
     return rows
 
 
-def save(
+def save_table(
     rows: pd.DataFrame, printed: pd.DataFrame, caption: str, results: list[Result], name: str,
     below: str = "",
 ) -> None:  # fmt: skip
@@ -354,7 +355,7 @@ def save(
     write_json(stem.with_suffix(".json"), record(results))
 
 
-def localisation(results: list[Result]) -> pd.DataFrame:
+def localisation_table(results: list[Result]) -> pd.DataFrame:
     """How well maps find lesions: a row a method that gives maps, below what chance reaches.
 
     Columns as `metrics.localisation` names them, each with _low and _high: means over the seeds
@@ -378,8 +379,8 @@ def localisation(results: list[Result]) -> pd.DataFrame:
 
 
 def write_localisation(results: list[Result]) -> pd.DataFrame:
-    """`localisation` as `figures/<set>/<budget>/localisation`; returns what is printed."""
-    rows = localisation(results)
+    """`localisation_table` as `figures/<set>/<budget>/localisation`; returns what is printed."""
+    rows = localisation_table(results)
     if rows.empty:
         return rows
     counts = next(r.metrics for r in results if "pro_interval" in r.metrics)
@@ -394,7 +395,7 @@ def write_localisation(results: list[Result]) -> pd.DataFrame:
         "positives. The threshold of the best Dice was found by looking at the masks. Trivial "
         "maps: mean_image, pca16, pca64, nearest_normals."
     )
-    save(rows, printed, words, results, "localisation")
+    save_table(rows, printed, words, results, "localisation")
     return printed
 
 
@@ -472,14 +473,14 @@ def numbers(run: Run) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def compared(method: str) -> tuple[str, ...]:
+def companions(method: str) -> tuple[str, ...]:
     """What a method is shown beside: the reference of its kind, pretrained features, controls."""
     kind = entry(method).uses
     return REFERENCES[kind], PRETRAINED[kind], *entry(method).against
 
 
 def beside(run: Run, dataset: Dataset) -> pd.DataFrame:
-    """A run beside those that `compared` names, on the same images, for print.
+    """A run beside those that `companions` names, on the same images, for print.
 
     Reference and pretrained features are made where they are missing: neither trains a network.
     Of the controls those stand there that are finished.
@@ -488,7 +489,7 @@ def beside(run: Run, dataset: Dataset) -> pd.DataFrame:
     controls = entry(method).against
     shown = [
         run.beside(name) if name in controls else runs.run(name, dataset, budget, seed)
-        for name in compared(method)
+        for name in companions(method)
         if name != method
     ]
     rows = table([of(r) for r in (*shown, run) if r])
@@ -503,10 +504,9 @@ def scores_beside(run: Run) -> pd.DataFrame:
     names = {n: run.metrics["score"] if n == "score" else n for n in scores if n not in known}
     rows = {}
     for column, name in names.items():
-        values = scores[column].to_numpy()
-        normal = scores["label"].to_numpy() == 0
-        area = metrics.auc(values[normal], values[~normal])
-        rows[name] = {"AUC": area, "AP": average_precision_score(~normal, values)}
+        labels, values = scores["label"].to_numpy(int), scores[column].to_numpy()
+        area, ap = metrics.auc(labels, values), average_precision_score(labels, values)
+        rows[name] = {"AUC": area, "AP": ap}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("score").round(3)
 
 
@@ -538,17 +538,13 @@ def batch_statistics(
 
     orders: the test images in some orders; batches of 64 are cut from each.
     """
-
-    def area(scores: np.ndarray, of: np.ndarray) -> float:
-        return metrics.auc(scores[of == 0], scores[of == 1])
-
-    own = next(iter(detect_all(method, dataset.test.images).scores.values()))
-    rows = {("running", "any"): area(own, labels.test)}
+    own = detect_all(method, dataset.test.images).score
+    rows = {("running", "any"): metrics.auc(labels.test, own)}
     for name, order in orders.items():
         images = to_float(torch.from_numpy(dataset.test.images[order]))
         with torch.no_grad():
             scores = torch.cat([method.authors_score(batch) for batch in images.split(64)])
-        rows["of the batch", name] = area(scores.numpy(), labels.test[order])
+        rows["of the batch", name] = metrics.auc(labels.test[order], scores.numpy())
     table = pd.DataFrame({"AUC": rows}).round(3)
     return table.rename_axis(["statistics of batch norm", "order of the test images"])
 
@@ -587,7 +583,7 @@ def inside_unlabeled(run: Run, dataset: Dataset) -> pd.DataFrame:
     unlabeled = scores[scores["part"] == "unlabeled"]
     is_held = unlabeled["image"].isin(held)
     parts = {
-        "test (inductive)": scores[scores["part"] == "test"],
+        "test (inductive)": run.test,
         "unlabeled (transductive)": unlabeled,
         "unlabeled, trained on": unlabeled[~is_held],
         "unlabeled, held out": unlabeled[is_held],
@@ -599,7 +595,7 @@ def inside_unlabeled(run: Run, dataset: Dataset) -> pd.DataFrame:
             continue
         weights = metrics.patient_weights(labels, part["patient"].to_numpy(str))
         low, high = metrics.interval(metrics.weighted_auc_ap(labels, values, weights)[0])
-        area = metrics.auc(values[labels == 0], values[labels == 1])
+        area = metrics.auc(labels, values)
         rows[name] = {"images": len(part), "AUC": area, "low": low, "high": high}
     return pd.DataFrame.from_dict(rows, orient="index").round(3)
 
@@ -614,10 +610,7 @@ def checkpoints(run: Run) -> pd.DataFrame:
         return pd.DataFrame()
     test = run.test.set_index("image")["label"]
     labels = test.reindex(run.watched.index).to_numpy()
-    areas = {
-        step: metrics.auc(scores[labels == 0], scores[labels == 1])
-        for step, scores in run.watched.items()
-    }
+    areas = {step: metrics.auc(labels, scores) for step, scores in run.watched.items()}
     rows = run.history.dropna(subset="aucp")[["step", "aucp", "aucp_held_out"]]
     rows.insert(1, "auc", rows["step"].map(areas))
     return rows.reset_index(drop=True)
@@ -662,7 +655,7 @@ THESIS_MODELS = (
 """The models of the thesis' figure 4.4, in its order."""
 
 
-def model_choice(results: list[Result]) -> pd.DataFrame:
+def chosen_checkpoints(results: list[Result]) -> pd.DataFrame:
     """What choosing a checkpoint by test labels would add: a row a run that was scored at its own.
 
     last: AUC of the last checkpoint, which is what every table here shows; aucp: of that with the

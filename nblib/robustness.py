@@ -82,7 +82,7 @@ def moved_scores(method: Method, dataset: Dataset) -> dict[str, np.ndarray]:
     images = dataset.test.images
 
     def scored(images: np.ndarray) -> np.ndarray:
-        return next(iter(detect_all(method, images).scores.values()))
+        return detect_all(method, images).score
 
     found = {"as it is": scored(images)}
     found |= {f"shift {pixels}": scored(shifted(images, pixels)) for pixels in SHIFTS}
@@ -102,12 +102,11 @@ def score_moved(dataset: Dataset, budget: str, seed: int) -> Path:
     """
     tables = []
     for method in MOVED_METHODS:
-        run = Run(runs.folder(dataset.name, budget, method, seed))
+        run = Run(runs.run_folder(dataset.name, budget, method, seed))
         if not (run.folder / "metrics.json").exists():
             continue
         print(method, flush=True)
-        table = run.scores[run.scores["part"] == "test"][["image", "patient", "label"]]
-        table = table.set_index("image").loc[dataset.test.names].reset_index()
+        table = run.test[["image", "patient", "label"]]
         tables.append(table.assign(method=method, **moved_scores(run.method(), dataset)))
     if not tables:
         raise FileNotFoundError(
@@ -138,8 +137,7 @@ def moved(data: str, budget: str) -> pd.DataFrame:
         for method, table in of_known.groupby("method", sort=False):
             ways = table.drop(columns=["image", "patient", "label", "method"])
             ways = ways.dropna(axis="columns", how="all")
-            normal = table["label"].to_numpy() == 0
-            areas = {name: metrics.auc(s[normal], s[~normal]) for name, s in ways.items()}
+            areas = {name: metrics.auc(table["label"], s) for name, s in ways.items()}
             as_it_is = areas.pop("as it is")
             row = {"method": method, "seeds": 1, "auc": as_it_is}
             row |= {name: area - as_it_is for name, area in areas.items()}
@@ -171,7 +169,7 @@ def write_moved(results: list[Result]) -> pd.DataFrame:
         "trained for this; an empty cell is a size that the method refuses."
     )
     own = [r for r in results if r.config["method"] in set(rows["method"])]
-    report.save(rows, printed, words, own, "moved")
+    report.save_table(rows, printed, words, own, "moved")
     return printed
 
 
@@ -212,14 +210,14 @@ def by_lesion(results: list[Result], data: str | Path) -> pd.DataFrame:
     }
     rows = []
     for result in results:
-        test = result.scores[result.scores["part"] == "test"].set_index("image")["score"]
-        scores = test.loc[dataset.test.names].to_numpy()
+        scores = result.test["score"].to_numpy()
         row = {("", "method"): result.config["method"]}
         maps = result.run.maps.get("test_map") if result.run else None
         mapped = maps is not None and labels.masks is not None
         hits = metrics.pointing_hits(maps, labels.masks) if mapped else None
         for name, of_group in groups.items():
-            row["AUC", name] = metrics.auc(scores[labels.test == 0], scores[of_group & ill])
+            compared = ~ill | of_group
+            row["AUC", name] = metrics.auc(ill[compared], scores[compared])
             if mapped:
                 row["pointing", name] = hits[of_group & ill].mean()
         rows.append(row)
@@ -256,15 +254,14 @@ def ratios(data: str, budget: str) -> pd.DataFrame:
     report.one_set(results)
     rows = []
     for result in results:
-        test = result.scores[result.scores["part"] == "test"]
-        normal, scores = test["label"].to_numpy() == 0, test["score"].to_numpy()
+        labels, scores = result.test["label"].to_numpy(int), result.test["score"].to_numpy()
         rows.append(
             {
                 "method": result.config["method"],
                 "percent": int(result.config["variant"].removeprefix("ratio")),
-                "auc": metrics.auc(scores[normal], scores[~normal]),
-                "ap": average_precision_score(~normal, scores),
-                "abnormal": (~normal).mean(),
+                "auc": metrics.auc(labels, scores),
+                "ap": average_precision_score(labels, scores),
+                "abnormal": labels.mean(),
             }
         )
     found = pd.DataFrame(rows).groupby(["method", "percent"], sort=False)
@@ -272,7 +269,7 @@ def ratios(data: str, budget: str) -> pd.DataFrame:
     return table.sort_values(["method", "percent"], kind="stable")
 
 
-def main(words: list[str]) -> None:
+def command(words: list[str]) -> None:
     """The two commands of the module's docstring."""
     match words:
         case ["moved", data, budget, seed]:
@@ -284,4 +281,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command(sys.argv[1:])

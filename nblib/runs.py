@@ -83,7 +83,7 @@ class Run:
     @functools.cached_property
     def test(self) -> pd.DataFrame:
         """The rows of `scores` of the test images, in their order, numbered from 0."""
-        return self.scores[self.scores["part"] == "test"].reset_index(drop=True)
+        return test_part(self.scores)
 
     @functools.cached_property
     def held_out(self) -> np.ndarray:
@@ -116,7 +116,7 @@ class Run:
     def beside(self, method: str) -> "Run | None":
         """The finished run of another method on the same set, budget and seed, if there is one."""
         data, budget, seed = (self.config[name] for name in ("set", "budget", "seed"))
-        here = folder(data, budget, method, seed)
+        here = run_folder(data, budget, method, seed)
         return Run(here) if (here / "metrics.json").exists() else None
 
     def _arguments(self) -> dict:
@@ -132,12 +132,17 @@ class Run:
         }
 
 
+def test_part(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a run's scores of the test images, in the set's order, numbered from 0."""
+    return scores[scores["part"] == "test"].reset_index(drop=True)
+
+
 def read_scores(file: Path) -> pd.DataFrame:
     """scores.csv or scores.csv.gz: names and patients stay text, such as '007'."""
     return pd.read_csv(file, dtype={"image": str, "patient": str})
 
 
-def folder(data: str, budget: str, method: str, seed: int, variant: str = "base") -> Path:
+def run_folder(data: str, budget: str, method: str, seed: int, variant: str = "base") -> Path:
     """Where a run lies; `data` is the set's name."""
     return root() / "data" / "runs" / data / budget / method / variant / f"seed{seed}"
 
@@ -192,9 +197,9 @@ def run(
             "scikit-learn": importlib.metadata.version("scikit-learn"),
         },
     }
-    here = folder(dataset.name, budget, method, seed, variant)
+    here = run_folder(dataset.name, budget, method, seed, variant)
     with one_writer(here.with_suffix(".lock")):
-        if _finished(here, identity, made_with["code"]):
+        if _is_finished(here, identity, made_with["code"]):
             return Run(here)
         write_json(here / "config.json", identity | made_with)
         torch.manual_seed(seed)
@@ -219,7 +224,7 @@ def run(
 def sources(method: str) -> list[Path]:
     """The source files that the training of a method depends on, its own first."""
     found = entry(method)
-    modules = [getattr(part, "__module__", "") for part in (found.kind, *found.parts.values())]
+    modules = [getattr(part, "__module__", "") for part in (found.kind, *found.fixed.values())]
     own = [
         f"{m.removeprefix('nblib.').replace('.', '/')}.py" for m in modules if "nblib.methods" in m
     ]
@@ -241,7 +246,7 @@ def _is_docstring(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-def _finished(here: Path, identity: dict, code: str) -> bool:
+def _is_finished(here: Path, identity: dict, code: str) -> bool:
     """Whether `here` holds this very run; what cannot be gone on with is set aside, not lost."""
     if not (here / "config.json").exists():
         return False
@@ -274,7 +279,7 @@ def _watch(here: Path, dataset: Dataset, model: Method, step: int) -> None:
     """Note the scores of the test images at a checkpoint. A resumed training notes them again."""
     table = _watched(here)
     table = table.loc[:, [done for done in table if done < step]]
-    scores = next(iter(detect_all(model, dataset.test.images).scores.values()))
+    scores = detect_all(model, dataset.test.images).score
     table = pd.concat([table, pd.Series(scores, dataset.test.names, name=step)], axis=1)
     with written_whole(here / "watched.csv", "w") as file:
         table.rename_axis("image").to_csv(file)

@@ -21,10 +21,10 @@ from nblib.progress import progress
 from nblib.runs import Run
 from nblib.training import best_device
 
-COLUMNS = ["image", "score", "percentile", "decision", "problem"]
+TABLE_COLUMNS = ["image", "score", "percentile", "decision", "problem"]
 
 
-def score(images: str | Path, run: Run | str | Path, out: str | Path | None = None) -> pd.DataFrame:
+def score(source: str | Path, run: Run | str | Path, out: str | Path | None = None) -> pd.DataFrame:
     """Score a folder of images at any depth, or one image, by a finished run.
 
     Pictures and DICOM files are read as those of the run's set were. Returns, and writes to `out`
@@ -35,17 +35,17 @@ def score(images: str | Path, run: Run | str | Path, out: str | Path | None = No
 
     Raises FileNotFoundError where there is no such run, no such folder, or no image in it.
     """
-    run, images = _finished(run), Path(images).expanduser()
+    run, source = _finished_run(run), Path(source).expanduser()
     out = Path(out).expanduser() if out else None
     if out and out.is_dir():
         raise FileNotFoundError(f"{out} is a folder: name a file in it, such as scores.csv.")
-    files = [images] if images.is_file() else _images(images)
+    files = [source] if source.is_file() else _images_in(source)
     method = run.method().to(best_device())
     read = read_all(files, _conversion(run), _as_seen(run, method))
     counted = zip(progress(len(files), "scoring"), _scored(method, read), strict=True)
     rows = [row for _, row in counted]
     table = pd.DataFrame(rows, columns=["score", "problem"])
-    folder = images.parent if images.is_file() else images
+    folder = source.parent if source.is_file() else source
     table["image"] = [as_text(file.relative_to(folder)) for file in files]
     known = table["score"].notna()
     table["percentile"] = np.nan
@@ -58,22 +58,22 @@ def score(images: str | Path, run: Run | str | Path, out: str | Path | None = No
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(out, "w") as file:
-            table[COLUMNS].to_csv(file, index=False, float_format="%.6g")
-    return table[COLUMNS]
+            table[TABLE_COLUMNS].to_csv(file, index=False, float_format="%.6g")
+    return table[TABLE_COLUMNS]
 
 
-def chosen(run: str, method: str, dataset: Dataset, budget: str, seed: int) -> Run:
+def chosen_run(run: str, method: str, dataset: Dataset, budget: str, seed: int) -> Run:
     """The finished run in the folder `run` or, where that is '', one of `dataset`, made if need be.
 
     Raises FileNotFoundError where there is no finished run in the folder.
     """
-    return _finished(run) if run else runs.run(method, dataset, budget, seed)
+    return _finished_run(run) if run else runs.run(method, dataset, budget, seed)
 
 
-def place(run: Run, images: str | Path) -> Path:
+def table_file(run: Run, source: str | Path) -> Path:
     """Where a table of the images in a folder, scored by a run, is written by default."""
     names = (run.config[name] for name in ("set", "budget", "method"))
-    of = "-".join([Path(images).absolute().name, "by", *names, f"seed{run.config['seed']}"])
+    of = "-".join([Path(source).absolute().name, "by", *names, f"seed{run.config['seed']}"])
     return root() / "data" / "scored" / f"{of}.csv"
 
 
@@ -96,20 +96,20 @@ def look(image: str | Path, run: Run) -> tuple[np.ndarray, Detection]:
     return found, detect_all(method, found[None])
 
 
-def highest(table: pd.DataFrame, images: str | Path) -> Path:
+def highest(table: pd.DataFrame, source: str | Path) -> Path:
     """The file with the highest score of a table that `score` made of a folder or an image.
 
     Raises ValueError where none has a score.
     """
-    images = Path(images).expanduser()
+    source = Path(source).expanduser()
     if table["score"].isna().all():
-        raise ValueError(f"No image in {images} could be read.")
-    return images if images.is_file() else images / table.loc[table["score"].idxmax(), "image"]
+        raise ValueError(f"No image in {source} could be read.")
+    return source if source.is_file() else source / table.loc[table["score"].idxmax(), "image"]
 
 
 def summary(table: pd.DataFrame, run: Run | str | Path) -> str:
     """What `score` found, in words."""
-    config = _finished(run).config
+    config = _finished_run(run).config
     scored = table["score"].notna()
     lines = [
         f"{scored.sum()} of {len(table)} images scored by {config['method']}, trained on "
@@ -143,13 +143,13 @@ def _scored(method, read: Iterator) -> Iterator[tuple[float, str]]:
         images = [pixels for pixels in some if not isinstance(pixels, ImageError)]
         scores = iter(())
         if images:
-            scores = iter(next(iter(detect_all(method, np.stack(images)).scores.values())))
+            scores = iter(detect_all(method, np.stack(images)).score)
         for pixels in some:
             failed = isinstance(pixels, ImageError)
             yield (np.nan, pixels.why) if failed else (float(next(scores)), "")
 
 
-def _finished(run: Run | str | Path) -> Run:
+def _finished_run(run: Run | str | Path) -> Run:
     run = run if isinstance(run, Run) else Run(Path(run).expanduser())
     if not (run.folder / "metrics.json").exists():
         raise FileNotFoundError(
@@ -159,7 +159,7 @@ def _finished(run: Run | str | Path) -> Run:
     return run
 
 
-def _images(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no file or folder {folder}.")
     files = find_images(folder)

@@ -80,7 +80,7 @@ def check(dataset: Dataset, labels: Labels) -> tuple[dict[str, float], float]:
     if known.shape[1] and fewest >= FOLDS:
         scores = _by_metadata(known, labels.test, dataset.test.patients)
         name = f"metadata ({', '.join(known)})"
-        found[name] = metrics.auc(scores[normal], scores[~normal])
+        found[name] = metrics.auc(labels.test, scores)
     return dict(sorted(found.items(), key=lambda item: -item[1])), float(np.quantile(by_lot, 0.95))
 
 
@@ -117,13 +117,13 @@ def _by_metadata(known: pd.DataFrame, labels: np.ndarray, patients: np.ndarray) 
     )[:, 1]
 
 
-def keep(name: str, found: dict[str, float], chance: float) -> None:
+def keep_shortcuts(name: str, found: dict[str, float], chance: float) -> None:
     """Write what `check` found to data/scores/<set>/shortcuts.json, for captions of tables."""
     areas = {k: round(v, 4) for k, v in found.items()}
     write_json(_file(name), {"auc": areas, "by_lot_95": round(chance, 4)})
 
 
-def kept(name: str) -> tuple[dict[str, float], float]:
+def kept_shortcuts(name: str) -> tuple[dict[str, float], float]:
     """What was kept of a set; empty where nothing was."""
     if not _file(name).exists():
         return {}, 1.0
@@ -135,13 +135,13 @@ def _file(name: str) -> Path:
     return root() / "data" / "scores" / name / "shortcuts.json"
 
 
-def within(scores: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+def within(test: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
     """AUC of a run's test scores within each group of images: images, abnormal, auc, a row each.
 
     groups: a column of `metadata`, by image name. Last row: all pairs of images of one group,
     which no difference between groups can help; NaN where a group is of one kind.
     """
-    test = scores[scores["part"] == "test"].set_index("image")
+    test = test.set_index("image")
     test = test.assign(group=groups.reindex(test.index).fillna("unknown").astype(str))
     rows, pairs, right = {}, 0, 0.0
     for group, part in test.groupby("group"):
@@ -149,7 +149,7 @@ def within(scores: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
         values = part["score"].to_numpy()
         row = {"images": len(part), "abnormal": int((~normal).sum()), "auc": np.nan}
         if normal.any() and not normal.all():
-            row["auc"] = metrics.auc(values[normal], values[~normal])
+            row["auc"] = metrics.auc(~normal, values)
             pairs += normal.sum() * (~normal).sum()
             right += row["auc"] * normal.sum() * (~normal).sum()
         rows[group] = row

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from nblib.batches import Batches, step_seed, to_float
+from nblib.batches import Batch, Batches, step_seed, to_float
 from nblib.files import written_whole
 from nblib.methods.method import Method, detect_all
 from nblib.metrics import auc, auc_standard_error
@@ -43,7 +44,7 @@ def rate_factor(step: int, steps: int, decay: float) -> float:
 
 def fit(
     method: Method,
-    data: HeldOut,
+    held: HeldOut,
     seed: int = 0,
     checkpoint: Path | None = None,
     choice: str = "last",
@@ -68,7 +69,7 @@ def fit(
     """
     if choice not in ("last", "aucp"):
         raise ValueError(f"choice is '{choice}', but must be last or aucp.")
-    if choice == "aucp" and not (len(data.held_normal) and len(data.held_unlabeled)):
+    if choice == "aucp" and not (len(held.held_normal) and len(held.held_unlabeled)):
         raise ValueError("choice='aucp' needs held-out known normals and unlabeled images.")
     if choice == "aucp" and method.optimises:
         raise ValueError("choice='aucp' is not for a method that optimises for each image.")
@@ -76,7 +77,7 @@ def fit(
     precision = precision or best_precision(device)
     method.to(device).train()
     began = time.monotonic()
-    normal, unlabeled = data.normal.images, data.unlabeled.images
+    normal, unlabeled = held.normal.images, held.unlabeled.images
     start, rows, best, spent, steps = 0, [], {"aucp": -1.0}, 0.0, method.steps
     optimizers = method.optimizers()
     if checkpoint and checkpoint.exists():
@@ -94,10 +95,6 @@ def fit(
         for network in method.children():
             network.compile(backend="inductor" if compile is True else compile)
 
-    parameters = {
-        name: [p for group in optimizer.param_groups for p in group["params"]]
-        for name, optimizer in optimizers.items()
-    }
     batches = None
     if optimizers and start < steps:
         batches = Batches(normal, unlabeled, method.needs, method.batch_size, seed, device)
@@ -120,25 +117,8 @@ def fit(
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         for step in progress(steps, what, start):
             torch.manual_seed(step_seed(seed, step))
-            numbers = {}
-            updates = method.updates(batches(step), step)
-            while (update := next_update(updates, device, precision)) is not None:
-                name, terms = update
-                if name is None:
-                    numbers |= {term: value.detach() for term, value in terms.items()}
-                    continue
-                optimizers[name].zero_grad()
-                sum(terms.values()).backward(inputs=parameters[name])
-                gradients = [p.grad for p in parameters[name] if p.grad is not None]
-                norm = nn.utils.get_total_norm(gradients)
-                for group in optimizers[name].param_groups:
-                    group.setdefault("initial_lr", group["lr"])
-                    group["lr"] = group["initial_lr"] * rate_factor(step, steps, method.decay)
-                optimizers[name].step()
-                numbers |= {f"{name}.{term}": value.detach() for term, value in terms.items()}
-                numbers[f"{name}.gradient_norm"] = norm
-            method.after_step(step)
-            log.append(numbers)
+            rate = rate_factor(step, steps, method.decay)
+            log.append(take_step(method, optimizers, batches(step), step, precision, rate))
 
             done = step + 1
             if done % log_every and done < steps:
@@ -147,7 +127,7 @@ def fit(
             log.clear()
             if done % checkpoint_every and done < steps:
                 continue
-            rows[-1] |= _aucp(method, data)
+            rows[-1] |= _aucp(method, held)
             if watch:
                 paused = time.monotonic()
                 watch(method, done)
@@ -155,7 +135,7 @@ def fit(
             if choice == "aucp" and rows[-1]["aucp"] > best["aucp"]:
                 state = {k: v.clone() for k, v in method.state_dict().items()}
                 best = dict(aucp=rows[-1]["aucp"], step=done, method=state)
-            if _enough(method, _floats(data.held_normal.images, device)):
+            if _enough(method, _floats(held.held_normal.images, device)):
                 break
             save(done)
     if "method" in best:
@@ -164,6 +144,41 @@ def fit(
     history = pd.DataFrame(rows, columns=None if rows else ["step"])
     history.attrs["seconds"] = spent + time.monotonic() - began
     return history
+
+
+def take_step(
+    method: Method,
+    optimizers: dict[str, Optimizer],
+    batch: Batch,
+    step: int,
+    precision: str = "fp32",
+    rate: float = 1.0,
+) -> dict[str, torch.Tensor]:
+    """One step of a training: every update that the method yields, done as it is yielded.
+
+    rate: factor on the rates that the optimisers began with. Returns what is logged, by name: each
+    term, and the norm of each gradient; nothing is taken from the device.
+    """
+    numbers: dict[str, torch.Tensor] = {}
+    updates = method.updates(batch, step)
+    while (update := next_update(updates, batch.normal.device.type, precision)) is not None:
+        name, terms = update
+        if name is None:
+            numbers |= {term: value.detach() for term, value in terms.items()}
+            continue
+        optimizer = optimizers[name]
+        owned = [p for group in optimizer.param_groups for p in group["params"]]
+        optimizer.zero_grad()
+        sum(terms.values()).backward(inputs=owned)
+        norm = nn.utils.get_total_norm([p.grad for p in owned if p.grad is not None])
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * rate
+        optimizer.step()
+        numbers |= {f"{name}.{term}": value.detach() for term, value in terms.items()}
+        numbers[f"{name}.gradient_norm"] = norm
+    method.after_step(step)
+    return numbers
 
 
 def next_update(updates: Iterator, device: str, precision: str):
@@ -203,7 +218,7 @@ def _row(log: list[dict[str, torch.Tensor]], done: int) -> dict[str, float]:
     return {"step": done} | {name: float(np.mean(column)) for name, column in columns.items()}
 
 
-def _aucp(method: Method, data: HeldOut) -> dict[str, float]:
+def _aucp(method: Method, held: HeldOut) -> dict[str, float]:
     """AUC of held-out known normals (0) against unlabeled images (1): trained on, and held out.
 
     The first chooses well, but its value is inflated by learning the unlabeled images by heart;
@@ -211,18 +226,21 @@ def _aucp(method: Method, data: HeldOut) -> dict[str, float]:
     """
 
     def scores(part) -> np.ndarray:
-        detection = detect_all(method, part.images[:AUCP_IMAGES])
-        return next(iter(detection.scores.values()))
+        return detect_all(method, part.images[:AUCP_IMAGES]).score
 
-    if method.optimises or not len(data.held_normal) or not len(data.held_unlabeled):
+    def against_normal(unlabeled: np.ndarray) -> float:
+        labels = np.repeat([0, 1], [len(normal), len(unlabeled)])
+        return auc(labels, np.concatenate([normal, unlabeled]))
+
+    if method.optimises or not len(held.held_normal) or not len(held.held_unlabeled):
         return {"aucp": np.nan, "aucp_held_out": np.nan, "aucp_held_out_error": np.nan}
-    normal = scores(data.held_normal)
-    trained, held = scores(_spread(data.unlabeled)), scores(_spread(data.held_unlabeled))
-    against = auc(normal, held)
+    normal = scores(held.held_normal)
+    trained_on, unseen = scores(_spread(held.unlabeled)), scores(_spread(held.held_unlabeled))
+    honest = against_normal(unseen)
     return {
-        "aucp": auc(normal, trained),
-        "aucp_held_out": against,
-        "aucp_held_out_error": auc_standard_error(against, len(normal), len(held)),
+        "aucp": against_normal(trained_on),
+        "aucp_held_out": honest,
+        "aucp_held_out_error": auc_standard_error(honest, len(normal), len(unseen)),
     }
 
 

@@ -95,7 +95,7 @@ QUESTIONS = (
 the list was written, results of the family 'GANs and others' were known, and of the family 'inside
 SAGAN' one seed on the set nih: on the committed sets the former is exploratory."""
 
-FAMILIES = Counter(question.family for question in QUESTIONS for _ in question.pairs)
+PAIRS = Counter(question.family for question in QUESTIONS for _ in question.pairs)
 """How many pairs each family has, run or not."""
 
 
@@ -157,8 +157,7 @@ def difference(
 
 def combined(labels: np.ndarray, patients: np.ndarray, scores, resampled) -> Difference:
     """As `difference`, from AUCs resampled already: of each method, by seed, (resamples,) each."""
-    normal = labels == 0
-    aucs = [[metrics.auc(s[normal], s[~normal]) for s in method] for method in scores]
+    aucs = [[metrics.auc(labels, of_seed) for of_seed in method] for method in scores]
     over_patients = np.mean(resampled[0], 0) - np.mean(resampled[1], 0)
     return Difference(
         float(np.mean(aucs[0]) - np.mean(aucs[1])),
@@ -377,8 +376,8 @@ def answers(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
     if table.empty:
         return table
     families = table.groupby("family")["p"]
-    table["p_holm"] = families.transform(lambda p: holm(p.to_numpy(), FAMILIES[p.name]))
-    tests = table["family"].map(FAMILIES)
+    table["p_holm"] = families.transform(lambda p: holm(p.to_numpy(), PAIRS[p.name]))
+    tests = table["family"].map(PAIRS)
     table["answer"] = [
         verdict(d, p, margin) for d, p in zip(differences, table["p_holm"], strict=True)
     ]
@@ -444,7 +443,7 @@ def _sentence(row) -> str:
     return f"{pair.format('against')}: cannot tell ({numbers}). Needed: {row.needed}."
 
 
-def for_print(table: pd.DataFrame) -> pd.DataFrame:
+def printed(table: pd.DataFrame) -> pd.DataFrame:
     """`answers` with words for columns."""
 
     def number(value: float, form: str = "+.3f") -> str:
@@ -469,12 +468,10 @@ def for_print(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def caption(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
+def legend(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
     """What the numbers of `answers` are, in words."""
     done = table.groupby("family")["p"].count()
-    counts = ", ".join(
-        f"{n} in '{name}', {done.get(name, 0)} tested" for name, n in FAMILIES.items()
-    )
+    counts = ", ".join(f"{n} in '{name}', {done.get(name, 0)} tested" for name, n in PAIRS.items())
     words = [
         f"Set {config['set']}, budget {config['budget']}. Difference of AUC of the means over the "
         "seeds, 95 % interval from the error of patients (resampled, the same for both methods) "
@@ -490,7 +487,7 @@ def caption(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
     return " ".join(words)
 
 
-def write(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
+def write_verdicts(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
     """`answers` as `figures/<set>/<budget>/verdict`; below the .md the sentences.
 
     Raises ValueError where no pair of `QUESTIONS` has run.
@@ -499,10 +496,10 @@ def write(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
     if table.empty:
         raise ValueError("No two methods that a question compares have finished runs.")
     below = "\n\n".join(sentences(table))
-    report.save(
+    report.save_table(
         table,
-        for_print(table),
-        caption(table, results[0].config, margin),
+        printed(table),
+        legend(table, results[0].config, margin),
         results,
         "verdict",
         below,

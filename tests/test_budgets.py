@@ -17,7 +17,7 @@ def test_the_thesis_budget_is_the_published_size_and_length():
 @pytest.mark.parametrize("budget", budgets.BUDGETS)
 def test_a_variant_has_its_familys_budget_and_its_own_parts(name, budget):
     plain, variant = (budgets.arguments(method, budget) for method in ("sagan", name))
-    own = {} if name == "sagan" else METHODS[name].parts
+    own = {} if name == "sagan" else METHODS[name].fixed
     assert variant == plain | own
     assert not own.keys() & {"width", "steps", "batch_size", "lr", "decay", "critic_layers"}
 

@@ -301,8 +301,8 @@ def test_throughput_is_images_by_the_seconds_of_their_batches(monkeypatch):
 
 def test_compared_methods_stand_in_rows_with_their_time_relative_to_the_first(monkeypatch):
     ticks = {"sagan": 0.2, "sagan_rope": 0.3}
-    monkeypatch.setattr(costs, "_turn", lambda name, *_: lambda: ticks[name])
-    table = costs.compared("sagan", "sagan_rope", budget="smoke")
+    monkeypatch.setattr(costs, "_timed_steps", lambda name, *_: lambda: ticks[name])
+    table = costs.timed("sagan", "sagan_rope", budget="smoke")
     assert list(table.index) == ["sagan", "sagan_rope"]
     assert list(table["ms a step"]) == [100, 150] and list(table["relative"]) == [1, 1.5]
     for name in ticks:
@@ -312,9 +312,9 @@ def test_compared_methods_stand_in_rows_with_their_time_relative_to_the_first(mo
 
 def test_a_turn_trains_two_steps_and_says_how_long_it_took(monkeypatch):
     taken = []
-    original = costs._take_step
-    monkeypatch.setattr(costs, "_take_step", lambda *a: (taken.append(a[-2:]), original(*a)))
-    turn = costs._turn("sagan", "smoke", 64, 1)
+    original = costs.take_step
+    monkeypatch.setattr(costs, "take_step", lambda *a: (taken.append(a[-2:]), original(*a)))
+    turn = costs._timed_steps("sagan", "smoke", 64, 1)
     precision = best_precision(best_device())  # what a training computes in
     assert 0 < turn() < 60 and taken == [(0, precision), (1, precision)]
 
@@ -370,7 +370,7 @@ def test_the_table_of_costs_is_written_with_the_device_that_was_measured(make_se
 
     dataset = datasets.load(make_set("priced"))
     results = [report.of(runs.run("mean_image", dataset, "smoke", seed)) for seed in (0, 1)]
-    row = costs.write(results).iloc[0]
+    row = costs.write_costs(results).iloc[0]
     assert row["seconds"] == np.mean([r.metrics["seconds"] for r in results])
     words = (project_root / "figures" / "priced" / "smoke" / "cost.md").read_text()
     assert results[0].config["device"] in words

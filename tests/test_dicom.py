@@ -74,7 +74,7 @@ def write(tmp_path):
 
 
 def shades(file, conversion="window"):
-    return np.asarray(dicom.read(file, conversion).image)
+    return np.asarray(dicom.read_dicom(file, conversion).image)
 
 
 def words(values):
@@ -303,7 +303,7 @@ def test_a_palette_is_looked_up(write):
 
 def test_view_sex_and_age_are_read_where_they_are_what_dicom_allows(write):
     given = dict(ViewPosition="pa", PatientSex="F", PatientAge="052Y", PatientID="7")
-    found = dicom.read(write(ramp(), **given))
+    found = dicom.read_dicom(write(ramp(), **given))
     assert found.facts == {"view": "PA", "sex": "F", "age": "52"} and found.patient == "7"
     assert found.mode == "DICOM, 8 bit, grey"
 
@@ -314,17 +314,17 @@ def test_view_sex_and_age_are_read_where_they_are_what_dicom_allows(write):
      ("", None), ("old", None)],
 )  # fmt: skip
 def test_ages_are_whole_years_up_to_90(write, age, years):
-    assert dicom.read(write(ramp(), PatientAge=age)).facts.get("age") == years
+    assert dicom.read_dicom(write(ramp(), PatientAge=age)).facts.get("age") == years
 
 
 def test_a_name_in_the_wrong_place_is_no_view_and_no_sex(write):
     file = write(ramp(), ViewPosition="PLANTED", PatientSex="JANE", PatientAge="19011231")
-    assert dicom.read(file).facts == {}
+    assert dicom.read_dicom(file).facts == {}
 
 
 def refused(file):
     with pytest.raises(ImageError) as error:
-        dicom.read(file)
+        dicom.read_dicom(file)
     assert str(error.value) == f"{file} {error.value.why}"
     return error.value.why
 
@@ -366,7 +366,7 @@ def test_damaged_header_values_are_told_to_nobody(write, capfd):
     content = file.read_bytes().replace(b"19011231", b"PLANTED!")
     file.write_bytes(content)
     with dicom.silent():
-        dicom.read(file)
+        dicom.read_dicom(file)
         pydicom.dcmread(file).PatientBirthDate  # noqa: B018  the value is parsed here
         logging.getLogger("pydicom").error("PLANTED")
         warnings.warn("PLANTED", stacklevel=1)

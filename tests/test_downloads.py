@@ -692,7 +692,7 @@ def test_a_whole_download_gets_the_counts_of_the_published_split(source):
     table = pd.DataFrame({"label": rows, "patient": ""}).assign(name=range(len(rows))).astype(
         {"name": str}
     )  # fmt: skip
-    part = downloads._drawn(table, COUNTS[source], 0)
+    part = downloads._drawn_parts(table, COUNTS[source], 0)
     for label, parts in COUNTS[source].items():
         found = part[table["label"] == label].value_counts().to_dict()
         assert found == parts | {"": 1}
@@ -709,7 +709,7 @@ def test_the_counts_are_those_of_the_published_lists(splits):
 def test_drawing_goes_by_patient_and_loses_nothing(images, seed):
     table = pd.DataFrame(images, columns=["patient", "label"])
     table = table.astype({"patient": str, "label": int}).assign(name="")
-    table["part"] = downloads._drawn(table, COUNTS["rsna"], seed)
+    table["part"] = downloads._drawn_parts(table, COUNTS["rsna"], seed)
     assert (table["part"] != "").all()
     assert (table.groupby("patient")["part"].nunique() == 1).all()
     ill = table["patient"].isin(table["patient"][table["label"] == 1])

@@ -274,8 +274,7 @@ def test_a_painted_image_is_scored_by_the_runs_own_method(opened, made, method, 
     model = runs.Run(explorer.key.folder).method()
     with torch.no_grad():
         expected = [
-            next(iter(model.detect(to_float(torch.from_numpy(x))).scores.values())).item()
-            for x in (image, by_hand)
+            model.detect(to_float(torch.from_numpy(x))).score.item() for x in (image, by_hand)
         ]
     assert painted_score(explorer) == pytest.approx(expected, rel=2e-3)
     assert expected[0] != pytest.approx(expected[1], rel=5e-3)
@@ -364,7 +363,7 @@ def altered(made, project_root):
 
     def of(change):
         shutil.copytree(made[0] / "data" / "runs", project_root / "data" / "runs")
-        here = runs.folder("a set", "smoke", "nearest_normals", 0)
+        here = runs.run_folder("a set", "smoke", "nearest_normals", 0)
         scores, found = (
             pd.read_csv(here / "scores.csv"),
             json.loads((here / "metrics.json").read_text()),
@@ -458,7 +457,7 @@ class Stopped(Exception):
 
 def interrupted(dataset, at, method="ganomaly"):
     """A training that is stopped at a step, after the checkpoint before it was written."""
-    here = runs.folder("a set", "smoke", method, 0)
+    here = runs.run_folder("a set", "smoke", method, 0)
     here.mkdir(parents=True, exist_ok=True)
     (here / "config.json").write_text("{}")
     model = METHODS[method].make(**budgets.arguments(method, "smoke", dataset.size, 1))
@@ -500,7 +499,7 @@ def test_a_training_is_watched_from_its_checkpoints_until_it_has_finished(made, 
 
 def test_a_training_that_has_only_begun_says_so_and_closed_forms_are_not_watched(project_root):
     for method in ("sagan", "pca16"):
-        here = runs.folder("a set", "smoke", method, 0)
+        here = runs.run_folder("a set", "smoke", method, 0)
         here.mkdir(parents=True)
         (here / "config.json").write_text("{}")
     watch = explore.watch()

@@ -264,7 +264,7 @@ def test_a_training_in_another_process_shows_up_and_is_followed(page, root, monk
     """This process trains, the notebook's kernel watches."""
     monkeypatch.setenv("NBLIB_ROOT", str(root))
     dataset = datasets.load("phantom")
-    here = runs.folder("phantom", "smoke", "alocc", 0)
+    here = runs.run_folder("phantom", "smoke", "alocc", 0)
     here.mkdir(parents=True)
     (here / "config.json").write_text("{}")
     model = METHODS["alocc"].make(**budgets.arguments("alocc", "smoke", dataset.size))

@@ -14,7 +14,7 @@ def shown(make_set):
 
 def test_the_chosen_images_are_lowest_median_and_highest_of_each_class(shown):
     _, labels, run = shown
-    chosen = figures.typical(run.scores)
+    chosen = figures.typical(run.test)
     scores = run.scores.query("part == 'test'")["score"].to_numpy()
     for label, positions in ((0, chosen[:3]), (1, chosen[3:])):
         of_class = np.sort(scores[labels.test == label])
@@ -25,7 +25,7 @@ def test_the_chosen_images_are_lowest_median_and_highest_of_each_class(shown):
 
 def test_heat_maps_share_one_scale_that_comes_from_held_out_normals(shown):
     dataset, labels, run = shown
-    figure = figures.heat_maps(run, dataset, labels, figures.typical(run.scores))
+    figure = figures.heat_maps(run, dataset, labels, figures.typical(run.test))
     limit = np.quantile(run.maps["held_map"], 0.995)
     maps = [im for ax in figure.axes for im in ax.images if im.get_cmap().name == "viridis"]
     assert len(maps) == 6

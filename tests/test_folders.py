@@ -107,7 +107,7 @@ def test_a_test_folder_without_labels_gives_scores_only(layout, capsys):
     assert "no AUC" in capsys.readouterr().out
     dataset = datasets.load("flat", 64)
     run = runs.run("nearest_normals", dataset, "smoke")
-    test = run.scores[run.scores["part"] == "test"]
+    test = run.test
     assert len(test) == 3 and test["label"].isna().all() and test["score"].notna().all()
     assert "auc" not in run.metrics and run.metrics["images"] == 3
     assert "threshold" in run.metrics and np.isfinite(test["percentile"]).all()
@@ -562,7 +562,7 @@ def test_a_negative_tiff_and_a_turned_photograph_are_put_right(tmp_path):
     turned[0x0112] = 6  # turn by a quarter, clockwise
     pixels = random.integers(0, 256, (20, 16), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
-    for read in (images.picture, lambda file: images.read(file).image):
+    for read in (images.picture, lambda file: images.read_image(file).image):
         with Image.open(tmp_path / "negative.tif") as file:
             stored = np.asarray(file).astype(int)
         assert np.array_equal(read(tmp_path / "negative.tif"), (65535 - stored + 128) // 257)

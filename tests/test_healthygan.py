@@ -10,7 +10,7 @@ from torch import nn
 
 from nblib.batches import Batch
 from nblib.layers import Translator
-from nblib.methods.healthygan import HealthyGAN, blend
+from nblib.methods.healthygan import HealthyGAN, masked
 from nblib.parts import HeldOut, Part
 from nblib.training import fit
 
@@ -183,7 +183,7 @@ def test_a_blend_follows_its_mask_pixel_by_pixel_in_all_channels():
     x, other = images(2, 3), images(2, 3)
     m = torch.zeros(2, 1, 32, 32)
     m[:, :, :8], m[:, :, 8:16] = 1, 0.25
-    mixed = blend(x, other, m)
+    mixed = masked(x, other, m)
     assert torch.equal(mixed[:, :, :8], other[:, :, :8])
     assert torch.equal(mixed[:, :, 16:], x[:, :, 16:])
     quarter = 0.25 * other.numpy() + 0.75 * x.numpy()

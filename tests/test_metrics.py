@@ -31,9 +31,7 @@ def pairs_won(normal, abnormal):
 
 @given(SCORES, SCORES)
 def test_auc_is_the_share_of_pairs_in_order(normal, abnormal):
-    assert np.isclose(
-        metrics.auc(np.array(normal), np.array(abnormal)), pairs_won(normal, abnormal)
-    )
+    assert np.isclose(metrics.auc(*two_classes(normal, abnormal)), pairs_won(normal, abnormal))
     assert np.isclose(auc_ap(normal, abnormal)[0], pairs_won(normal, abnormal))
 
 
@@ -51,7 +49,7 @@ def test_rising_transforms_of_the_scores_change_nothing(normal, abnormal):
         changed = transform(scores)
         after = auc_ap(list(changed[labels == 0]), list(changed[labels == 1]))
         assert np.allclose(before, after)
-        assert np.isclose(metrics.auc(changed[labels == 0], changed[labels == 1]), before[0])
+        assert np.isclose(metrics.auc(labels, changed), before[0])
 
 
 @given(SCORES, SCORES)
@@ -60,7 +58,8 @@ def test_negated_scores_or_swapped_classes_give_one_minus_the_auc(normal, abnorm
     negated = auc_ap([-v for v in normal], [-v for v in abnormal])[0]
     assert np.isclose(negated, 1 - area)
     assert np.isclose(auc_ap(abnormal, normal)[0], 1 - area)
-    assert np.isclose(metrics.auc(-np.array(normal), -np.array(abnormal)), 1 - area)
+    labels, scores = two_classes(normal, abnormal)
+    assert np.isclose(metrics.auc(labels, -scores), 1 - area)
 
 
 @given(SCORES, SCORES, st.randoms(use_true_random=False))

@@ -35,7 +35,7 @@ def parts():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return phantom.write(tmp_path_factory.mktemp("data") / "phantom", size=32)
+    return phantom.write_phantom(tmp_path_factory.mktemp("data") / "phantom", size=32)
 
 
 def test_same_seed_same_pictures_other_seed_others():
@@ -166,8 +166,12 @@ def test_file_names_do_not_tell_the_class(folder):
 
 
 def test_written_pictures_are_the_drawn_ones(tmp_path):
-    written = phantom.write(tmp_path / "a", 32, 5, known_normal=6, unlabeled=(3, 3), test=(3, 3))
-    again = phantom.write(tmp_path / "b", 32, 5, known_normal=6, unlabeled=(3, 3), test=(3, 3))
+    written = phantom.write_phantom(
+        tmp_path / "a", 32, 5, known_normal=6, unlabeled=(3, 3), test=(3, 3)
+    )
+    again = phantom.write_phantom(
+        tmp_path / "b", 32, 5, known_normal=6, unlabeled=(3, 3), test=(3, 3)
+    )
     files = sorted(path.relative_to(written) for path in written.rglob("*") if path.is_file())
     assert all((written / file).read_bytes() == (again / file).read_bytes() for file in files)
     known = json.loads((written / "data.json").read_text())["train"]["0"]
@@ -189,7 +193,7 @@ def test_a_crash_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", fail_late)
     with pytest.raises(RuntimeError, match="on fire"):
-        phantom.write(tmp_path / "phantom", **COUNTS)
+        phantom.write_phantom(tmp_path / "phantom", **COUNTS)
     assert len(saved) == 6 and not os.listdir(tmp_path)
 
 
@@ -201,7 +205,7 @@ def test_nothing_shows_before_all_is_written(tmp_path, monkeypatch):
         rename(source, target)
 
     monkeypatch.setattr(phantom.os, "rename", watch)
-    phantom.write(tmp_path / "phantom", **COUNTS)
+    phantom.write_phantom(tmp_path / "phantom", **COUNTS)
     assert seen == [(False, 11)] and os.listdir(tmp_path) == ["phantom"]
 
 
@@ -215,7 +219,7 @@ def test_the_other_writers_folder_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(phantom.os, "rename", be_second)
     for _ in range(2):
-        assert phantom.write(tmp_path / "phantom", **COUNTS) == tmp_path / "phantom"
+        assert phantom.write_phantom(tmp_path / "phantom", **COUNTS) == tmp_path / "phantom"
         assert (tmp_path / "phantom" / "data.json").read_text() == "theirs"
         assert os.listdir(tmp_path) == ["phantom"]
 
@@ -224,7 +228,7 @@ def test_a_folder_of_something_else_is_an_error(tmp_path):
     (tmp_path / "phantom").mkdir()
     (tmp_path / "phantom" / "letter.txt").write_text("mine")
     with pytest.raises(OSError):
-        phantom.write(tmp_path / "phantom", **COUNTS)
+        phantom.write_phantom(tmp_path / "phantom", **COUNTS)
     assert os.listdir(tmp_path) == ["phantom"]
     assert os.listdir(tmp_path / "phantom") == ["letter.txt"]
 

@@ -17,7 +17,8 @@ from sklearn.neighbors import NearestNeighbors
 from nblib import datasets
 from nblib.batches import to_float
 from nblib.labels import load_labels
-from nblib.methods import METHODS, pretrained
+from nblib.methods import pretrained
+from nblib.methods.catalogue import METHODS
 from nblib.methods.method import detect_all
 
 NAMES = ["pretrained_knn", "pretrained_knn_64", "pretrained_logistic", "pretrained_logistic_64"]
@@ -95,7 +96,7 @@ def floats(images):
 
 
 def scores_of(detection):
-    return next(iter(detection.scores.values()))
+    return detection.score
 
 
 def scores_of_features(method, features):

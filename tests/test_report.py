@@ -27,7 +27,7 @@ def test_a_row_is_the_mean_over_the_seeds_of_what_scikit_learn_says(results):
     aucs, aps = [], []
     for result in results:
         if result.config["method"] == "mean_image":
-            test = result.scores[result.scores["part"] == "test"]
+            test = result.test
             aucs.append(roc_auc_score(test["label"], test["score"]))
             aps.append(average_precision_score(test["label"], test["score"]))
     assert row["seeds"] == 2
@@ -76,7 +76,7 @@ def test_keeping_twice_gives_the_same_bytes(results):
 
 
 def test_the_table_is_written_three_times_with_a_record_of_its_runs(results, project_root):
-    report.write(results)
+    report.write_results(results)
     folder = project_root / "figures" / results[0].config["set"] / "smoke"
     record = json.loads((folder / "results.json").read_text())
     assert len(record["runs"]) == 4 and all("seed" in run for run in record["runs"])
@@ -92,7 +92,7 @@ def test_the_table_is_written_three_times_with_a_record_of_its_runs(results, pro
 
 def test_latex_escapes_the_names_of_columns_too_and_fits_the_page(make_set, project_root):
     dataset = datasets.load(make_set("more", {"train/0": 60, "test/0": 20, "test/1": 20}))
-    report.write([report.of(runs.run("mean_image", dataset, "smoke"))])
+    report.write_results([report.of(runs.run("mean_image", dataset, "smoke"))])
     latex = (project_root / "figures" / "more" / "smoke" / "results.tex").read_text()
     assert r"sensitivity at 90 \%" in latex and "%" not in latex.replace(r"\%", "")
     assert latex.count(r"\resizebox{\textwidth}{!}{\begin{tabular}") == 1
@@ -147,7 +147,7 @@ def test_the_scores_of_a_method_stand_beside_each_other_its_own_first(make_set):
     run = runs.run("alocc", datasets.load(make_set()), "smoke")
     beside = report.scores_beside(run)
     assert list(beside.index) == ["OCC2", "OCC1", "residual"]
-    test = run.scores[run.scores["part"] == "test"]
+    test = run.test
     for name, column in (("OCC2", "score"), ("OCC1", "OCC1")):
         expected = roc_auc_score(test["label"], test[column])
         assert beside.loc[name, "AUC"] == pytest.approx(expected, abs=5e-4)
@@ -177,7 +177,7 @@ def test_the_auc_over_training_follows_from_the_noted_scores(make_set):
     run = runs.run("alocc", datasets.load(make_set("a mix", counts)), "smoke", rho=0.0)
     over = report.over_training(run)
     assert list(over.index) == list(run.watched) == [4, 8]
-    test = run.scores[run.scores["part"] == "test"]
+    test = run.test
     at_the_end = roc_auc_score(test["label"], test["score"])
     assert over["test AUC, never used"].iloc[-1] == pytest.approx(at_the_end)
     history = run.history.set_index("step")["aucp"].dropna()
@@ -270,7 +270,7 @@ def test_localisation_stands_below_chance_and_says_how_little_it_is_of(make_set,
     dataset = datasets.load(make_set("boxed", size=16, boxes=boxes))
     names = ("mean_intensity", "mean_image", "known_against_unlabeled")  # one gives maps
     found = [report.of(runs.run(name, dataset, "smoke")) for name in names]
-    rows = report.localisation(found)
+    rows = report.localisation_table(found)
     assert list(rows["method"]) == ["chance", "mean_image"]
     metrics = found[1].metrics
     assert rows["pixel_ap"][0] == metrics["pixel_ap_chance"] and rows["pro"][0] == 0.15
@@ -291,7 +291,7 @@ def test_model_choice_is_last_aucp_and_the_best_on_the_test_part():
         report.Result(config, {}, pd.DataFrame(), at.assign(auc=np.nan)),  # not scored on the way
         report.Result(config, {}, pd.DataFrame()),
     ]
-    (row,) = report.model_choice(results).to_dict("records")
+    (row,) = report.chosen_checkpoints(results).to_dict("records")
     assert (row["last"], row["aucp"], row["oracle"]) == (0.8, 0.7, 0.9)
     assert row["flattery"] == pytest.approx(0.1)
 

@@ -49,7 +49,7 @@ def test_moved_scores_are_those_of_the_moved_images_and_a_refused_size_is_left_o
     run = runs.run("sagan", dataset, "smoke")
     method = run.method()
     found = robustness.moved_scores(method, dataset)
-    test = run.scores[run.scores["part"] == "test"]
+    test = run.test
     assert np.allclose(found["as it is"], test["score"], rtol=1e-5)
     assert list(found) == [
         "as it is", "shift 2", "shift 4", "shift 8", "turn 5", "turn 10", "size 48", "size 96",
@@ -111,7 +111,7 @@ def test_by_lesion_splits_the_abnormal_images_by_kind_and_thirds_of_size(make_se
     dataset = datasets.load(folder)
     run = runs.run("mean_image", dataset, "smoke")
     table = robustness.by_lesion([report.of(run)], folder)
-    test = run.scores[run.scores["part"] == "test"].set_index("image")["score"]
+    test = run.test.set_index("image")["score"]
     normal = test[test.index.str.startswith("test_0")]
 
     def area(indices):
@@ -145,7 +145,7 @@ def test_runs_at_other_ratios_are_variants_and_their_table_is_kept(make_set):
         assert run.folder.parent.name == f"ratio{percent}"
     table = robustness.ratios("mixed", "smoke")
     assert list(table["percent"]) == [0, 100] and (table["seeds"] == 1).all()
-    test = run.scores[run.scores["part"] == "test"]
+    test = run.test
     assert np.isclose(table["auc"].iloc[1], roc_auc_score(test["label"], test["score"]))
     with pytest.raises(FileNotFoundError, match="make figures"):
         report.collect("mixed", "smoke")  # they are no base runs

@@ -168,7 +168,7 @@ def test_a_patient_007_is_read_back_as_text(tmp_path):
 
 
 def test_metrics_are_scikit_learns_of_the_test_scores(sagan):
-    tested = sagan.scores[sagan.scores["part"] == "test"]
+    tested = sagan.test
     labels, scores = tested["label"], tested["score"]
     assert sagan.metrics["auc"] == pytest.approx(roc_auc_score(labels, scores))
     assert sagan.metrics["ap"] == pytest.approx(average_precision_score(labels, scores))
@@ -179,7 +179,7 @@ def test_metrics_are_scikit_learns_of_the_test_scores(sagan):
 
 
 def test_maps_are_those_of_the_test_images_in_half_precision(mean_image, noise):
-    tested = mean_image.scores[mean_image.scores["part"] == "test"]["score"]
+    tested = mean_image.test["score"]
     maps = mean_image.maps
     assert maps["test_map"].shape == (10, 32, 32)
     np.testing.assert_allclose(maps["test_map"].mean((1, 2)), tested, rtol=1e-3)
@@ -300,7 +300,7 @@ def cut_off(monkeypatch, dataset, at=5, looked=None, **arguments):
         patch.setitem(METHODS, "sagan", METHODS["sagan"]._replace(make=Dying))
         with pytest.raises(Killed):
             run("sagan", dataset, "smoke", **FAST | dict(steps=8) | arguments)
-    return runs.folder(dataset.name, "smoke", "sagan", 0)
+    return runs.run_folder(dataset.name, "smoke", "sagan", 0)
 
 
 def test_a_run_that_was_cut_off_goes_on_and_scores_as_if_it_had_not_been(
@@ -397,8 +397,8 @@ def test_the_method_of_a_run_scores_as_the_run_did(which, request, noise):
     assert not method.training
     x = torch.from_numpy(noise.test.images / np.float32(127.5) - 1)
     with torch.no_grad():
-        scores = next(iter(method.detect(x).scores.values())).numpy()
-    stored = finished.scores[finished.scores["part"] == "test"]["score"]
+        scores = method.detect(x).score.numpy()
+    stored = finished.test["score"]
     np.testing.assert_allclose(scores, stored, rtol=1e-5)
 
 
@@ -421,7 +421,7 @@ def test_the_untrained_method_of_a_run_is_what_its_seed_starts_from(sagan):
 
 
 def scores_of_test(run):
-    return run.scores[run.scores["part"] == "test"].set_index("image")["score"]
+    return run.test.set_index("image")["score"]
 
 
 def test_the_test_images_are_scored_at_each_checkpoint(eight_steps, dataset, monkeypatch):

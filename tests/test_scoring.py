@@ -171,11 +171,11 @@ def test_the_command_says_in_a_sentence_what_is_missing(run, tmp_path, what):
 
 def test_a_run_is_loaded_from_its_folder_or_made(run):
     run, dataset = run
-    assert scoring.chosen(str(run.folder), "sagan", dataset, "quick", 7).folder == run.folder
-    made = scoring.chosen("", "mean_image", dataset, "smoke", 0)
+    assert scoring.chosen_run(str(run.folder), "sagan", dataset, "quick", 7).folder == run.folder
+    made = scoring.chosen_run("", "mean_image", dataset, "smoke", 0)
     assert made.config["method"] == "mean_image" and made.config["set"] == dataset.name
     with pytest.raises(FileNotFoundError, match="no folder of a finished run"):
-        scoring.chosen(str(dataset.folder), "sagan", dataset, "smoke", 0)
+        scoring.chosen_run(str(dataset.folder), "sagan", dataset, "smoke", 0)
 
 
 def test_one_image_is_looked_at_as_the_run_sees_it(run, tmp_path):
@@ -186,7 +186,7 @@ def test_one_image_is_looked_at_as_the_run_sees_it(run, tmp_path):
     assert scoring.highest(table, file) == file
     pixels, detection = scoring.look(file, run)
     assert np.array_equal(pixels[0], np.asarray(Image.open(file)))
-    assert next(iter(detection.scores.values())) == pytest.approx(table["score"].max(), rel=1e-5)
+    assert detection.score == pytest.approx(table["score"].max(), rel=1e-5)
     assert detection.map.shape == (1, 64, 64)
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ImageError, match=r"text\.png is no image"):

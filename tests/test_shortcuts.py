@@ -99,20 +99,20 @@ def test_every_table_of_a_set_with_a_shortcut_says_so_and_of_one_without_does_no
     results = report.collect("dark", "smoke")
 
     def written():
-        report.write(results)
-        costs.write(results)
+        report.write_results(results)
+        costs.write_costs(results)
         stems = (project_root / "figures" / "dark" / "smoke" / name for name in ("results", "cost"))
         texts = [stem.with_suffix(s).read_text() for stem in stems for s in (".md", ".tex")]
         return ["Shortcut" in text for text in texts]
 
     assert not any(written())
-    shortcuts.keep("dark", checked(folder), 0.6)
+    shortcuts.keep_shortcuts("dark", checked(folder), 0.6)
     assert all(written())
     (words,) = report.shortcut_warning(results)
     assert "alone reaches AUC 1.00" in words
     assert "Of the 1 methods that learn, 1 are not clearly above" in words
     for found, chance in (({"mean": 0.0001}, 0), ({"mean": 0.8}, 0.85)):
-        shortcuts.keep("dark", found, chance)
+        shortcuts.keep_shortcuts("dark", found, chance)
         assert report.shortcut_warning(results) == []
 
 

@@ -299,7 +299,7 @@ def test_drawing_the_phantom_again_leaves_what_is_there(project, tmp_path, monke
     """Snakemake deletes the outputs of a job before it runs it again."""
     root = tmp_path / "root"
     small = dict(size=32, known_normal=4, unlabeled=(2, 2), test=(2, 2))
-    there = phantom.write(root / "data" / "sets" / "phantom", **small) / "data.json"
+    there = phantom.write_phantom(root / "data" / "sets" / "phantom", **small) / "data.json"
     stamp = there.parent.parent / ".phantom.drawn"
     stamp.touch()
     before = there.stat()

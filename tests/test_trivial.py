@@ -60,7 +60,7 @@ def fitted(name, normal, unlabeled):
 
 
 def scores_of(detection):
-    return next(iter(detection.scores.values()))
+    return detection.score
 
 
 @pytest.fixture(scope="module")

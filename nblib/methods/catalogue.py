@@ -71,13 +71,13 @@ class Entry(NamedTuple):
     @property
     def uses(self) -> str:
         """Which images it learns from, as tables say it."""
-        needs = self.parts.get("needs", self.kind.needs)
+        needs = self.fixed.get("needs", self.kind.needs)
         if not needs:
             return "nothing"
         return "known normals + unlabeled" if "unlabeled" in needs else "known normals"
 
     @property
-    def parts(self) -> dict:
+    def fixed(self) -> dict:
         """The arguments that make the variant; no budget changes them."""
         return self.make.keywords if isinstance(self.make, partial) else {}
 

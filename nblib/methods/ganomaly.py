@@ -28,7 +28,7 @@ class Encoder(nn.Module):
         return self.head(self.features(x))
 
 
-class Generator(nn.Module):
+class Recoder(nn.Module):
     """x (B, C, size, size) in [-1, 1] -> z, x' in (-1, 1), z'; codes are (B, latent, 1, 1)."""
 
     def __init__(self, size: int, channels: int, width: int, latent: int):
@@ -69,7 +69,7 @@ class GANomaly(Method):
         decay: float = 1.0,
     ):
         super().__init__()
-        self.G = Generator(size, channels, width, latent)
+        self.G = Recoder(size, channels, width, latent)
         self.D = Encoder(size, channels, width, 1)
         self.apply(dcgan_weights)
         self.w_adv, self.w_con, self.w_enc = w_adv, w_con, w_enc

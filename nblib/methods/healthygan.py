@@ -68,7 +68,7 @@ class HealthyGAN(Method):
     def updates(self, batch: Batch, step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
         n, u = (flipped(x) if self.flips else x for x in (batch.normal, batch.unlabeled))
         with torch.no_grad():
-            healthy = blend(u, *self.image_and_mask(u))
+            healthy = masked(u, *self.image_and_mask(u))
         yield "D", wasserstein(self.D, n, healthy, self.lambda_gp)
         if step % 2:
             (n_int, u_int), (n_mask, u_mask) = (
@@ -85,19 +85,19 @@ class HealthyGAN(Method):
         -D(U') - D(N') + lambda_id |N - N_int| + lambda_rec |U - (U m + U_int (1 - m))|
         + lambda_f (focus(m_U) + focus(m_N)) / 2.
         """
-        fakes = torch.cat([blend(n, n_int, n_mask), blend(u, u_int, u_mask)])
+        fakes = torch.cat([masked(n, n_int, n_mask), masked(u, u_int, u_mask)])
         of_n, of_u = self.D(fakes).chunk(2)
         return {
             "adversarial": -of_u.mean() - of_n.mean(),
             "identity": self.lambda_id * (n - n_int).abs().mean(),
-            "reconstruction": self.lambda_rec * (u - blend(u_int, u, u_mask)).abs().mean(),
+            "reconstruction": self.lambda_rec * (u - masked(u_int, u, u_mask)).abs().mean(),
             "focus": self.lambda_f * (focus(u_mask) + focus(n_mask)) / 2,
         }
 
     def detect(self, x: Tensor) -> Detection:
-        return residual(x, blend(x, *self.image_and_mask(x)))
+        return residual(x, masked(x, *self.image_and_mask(x)))
 
 
-def blend(x: Tensor, other: Tensor, m: Tensor) -> Tensor:
+def masked(x: Tensor, other: Tensor, m: Tensor) -> Tensor:
     """x where the mask m is 0, the other image where it is 1 (thesis, eq. 2.6)."""
     return m * other + (1 - m) * x

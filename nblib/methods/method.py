@@ -24,6 +24,11 @@ class Detection(NamedTuple):
     map: Tensor | None = None
     restored: Tensor | None = None
 
+    @property
+    def score(self) -> Tensor:
+        """The method's own score (B,)."""
+        return next(iter(self.scores.values()))
+
 
 def residual(x: Tensor, restored: Tensor) -> Detection:
     """What a method that restores images says of x: the map |x - x'| / 2, its mean as score."""

@@ -42,7 +42,7 @@ def backbone(name: str, device: torch.device) -> nn.Module:
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
-def maps(x: Tensor, name: str, pixels: int = 224) -> list[Tensor]:
+def feature_maps(x: Tensor, name: str, pixels: int = 224) -> list[Tensor]:
     """Feature maps at three depths of images (B, 1 or 3, H, W) in [-1, 1], scaled to `pixels`."""
     if x.shape[-1] != pixels:
         x = interpolate(x, (pixels, pixels), mode="bilinear")
@@ -106,7 +106,7 @@ class Pretrained(Method):
         self.fit(self.standardised(features), unlabeled)
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        return maps(x, self.model, self.pixels)
+        return feature_maps(x, self.model, self.pixels)
 
     def standardised(self, features: Tensor) -> Tensor:
         """Each feature with mean 0 and deviation 1 over the known normals."""
