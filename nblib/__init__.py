@@ -23,6 +23,7 @@ The data's way through the package, in order:
     scoring      a finished run and any images -> score, percentile, decision
     metrics      scores, labels -> AUC, AP, sensitivity, intervals; maps, masks -> localisation
     shortcuts    what of a set can be told without looking at a lesion
+    probes       a trained method, with one thing in it changed by hand
     report       many runs -> one table -> .csv .md .tex
     verdicts     two methods on the same images -> difference, test, equivalence, answer
     robustness   moved images, kinds of lesions, anomaly ratios

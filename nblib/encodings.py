@@ -19,10 +19,12 @@ None, is added to the scores.
     Alibi2d         scores minus a slope times the Manhattan distance
     RelativeBias    scores plus a learned number for (dx, dy)
 
-`Attention` is what they work in. timm is imported where it is used: that takes seconds.
+`Attention` is what they work in, `AttentionSpec` what a variant asks for. timm is imported where it
+is used: that takes seconds.
 """
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -205,8 +207,7 @@ class Attention(nn.Module):
     heads, then a linear map and a layer norm over the channels. Queries and keys have no bias: that
     of the keys would do nothing.
 
-    size: side of the maps it is trained on; position: a position part's class; residual: whether
-    its input is added to what it makes; norm: a class called with the channels.
+    size: side of the maps it is trained on; position: a position part's class.
     Raises ValueError where the channels cannot be shared out among the heads.
     """
 
@@ -217,17 +218,15 @@ class Attention(nn.Module):
         position: type[nn.Module] = NoPosition,
         heads: int = 8,
         dropout: float = 0.0,
-        residual: bool = True,
-        norm: type[nn.Module] = nn.LayerNorm,
     ):
         super().__init__()
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be shared out among {heads} heads.")
-        self.heads, self.residual = heads, residual
+        self.heads = heads
         self.position = position(heads, channels // heads, size)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.out = nn.Linear(channels, channels)
-        self.norm, self.dropout = norm(channels), nn.Dropout(dropout)
+        self.norm, self.dropout = nn.LayerNorm(channels), nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
@@ -237,8 +236,21 @@ class Attention(nn.Module):
         bias = None if bias is None else bias.to(q.dtype)
         attended = f.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         attended = self.norm(self.out(attended.transpose(1, 2).reshape(b, h * w, c)))
-        attended = self.dropout(attended).transpose(1, 2).view(b, c, h, w)
-        return x + attended if self.residual else attended
+        return x + self.dropout(attended).transpose(1, 2).view(b, c, h, w)
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Which `Attention` a generator has in its bottleneck, and behind how many residual blocks."""
+
+    position: type[nn.Module] = NoPosition
+    after: int = 0
+    heads: int = 8
+    dropout: float = 0.0
+
+    def made(self, channels: int, size: int) -> Attention:
+        """The attention over maps of so many channels and size x size places."""
+        return Attention(channels, size, self.position, self.heads, self.dropout)
 
 
 @torch.no_grad()

@@ -145,25 +145,35 @@ class Added(nn.Module):
 
 
 class Placed(nn.Module):
-    """Concatenate a place part to the features of the patches, mix by a 1x1 convolution, ReLU.
+    """Concatenate a place part to the features of patches, mix by a 1x1 convolution, norm, ReLU.
 
-    As published the instance norm stands behind the convolution, where it subtracts whatever is
-    constant over a patch: a place code that is constant cannot act. With `acts` the norm stands
-    before the code, and none behind it.
+    As published: the instance norm behind the convolution subtracts whatever is constant over a
+    patch, so that a place code that is constant cannot act.
 
     x: (images * patches, C, h, w), image-major, as `cut` makes it. place: see `encodings`, or
     None for the convolution without any code.
     """
 
-    def __init__(self, channels: int, place: nn.Module | None, acts: bool):
+    known_zeros = ("mix.bias", "code.place.vectors")
+    """What the norm subtracts: the bias, and a learned code, which is constant over a patch."""
+
+    def __init__(self, channels: int, place: nn.Module | None):
         super().__init__()
         self.code = Concatenated(place) if place else nn.Identity()
         self.mix = nn.Conv2d(channels + (place.channels if place else 0), channels, 1)
-        norm = instance_norm(channels, affine=False)
-        self.before, self.after = (norm, nn.Identity()) if acts else (nn.Identity(), norm)
+        self.norm = instance_norm(channels, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.after(self.mix(self.code(self.before(x)))))
+        return torch.relu(self.norm(self.mix(self.code(x))))
+
+
+class PlacedBehindNorm(Placed):
+    """As `Placed`, but the norm stands before the code, and none behind it: the code acts."""
+
+    known_zeros = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.mix(self.code(self.norm(x))))
 
 
 class AttentionGate(nn.Module):
@@ -174,6 +184,9 @@ class AttentionGate(nn.Module):
 
     deeper, skip: (B, C, h, w), of the same shape.
     """
+
+    known_zeros = ("of_deeper.0.bias", "of_skip.0.bias", "to_map.0.bias")
+    """Biases that the norm behind them subtracts."""
 
     def __init__(self, channels: int):
         super().__init__()

@@ -16,18 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.metrics import average_precision_score
 
 from nblib import __version__, budgets, metrics, runs, shortcuts
-from nblib.batches import to_float
 from nblib.datasets import Dataset
 from nblib.files import digest, root, write_json, written_whole
 from nblib.labels import Labels
 from nblib.methods import catalogue
 from nblib.methods.catalogue import entry
-from nblib.methods.method import Method, detect_all
-from nblib.methods.sagan import with_swapped_codes, without_codes
 from nblib.runs import Run, read_scores, test_part
 
 REFERENCES = {
@@ -508,45 +504,6 @@ def scores_beside(run: Run) -> pd.DataFrame:
         area, ap = metrics.auc(labels, values), average_precision_score(labels, values)
         rows[name] = {"AUC": area, "AP": ap}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("score").round(3)
-
-
-def without_knowing_places(run: Run, images: np.ndarray) -> pd.DataFrame:
-    """What becomes of test images (n, C, H, W) when patches hear false place codes, or none.
-
-    Rows: every patch is told the code of the opposite one; the codes are taken out. Columns: the
-    largest change of a pixel of the restored images (of 2), and of a score, as a share of it.
-    """
-    method = run.method()
-    G, before = method.G, detect_all(method, images)
-    rows = {}
-    for what, change in {"swapped": with_swapped_codes, "taken out": without_codes}.items():
-        method.G = change(G)
-        after = detect_all(method, images)
-        (one,), (other,) = before.scores.values(), after.scores.values()
-        rows[run.config["method"], what] = {
-            "largest change of a pixel": np.abs(after.restored - before.restored).max(),
-            "largest change of a score": np.abs(other / one - 1).max(),
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["method", "codes"])
-    return table.map("{:.1e}".format)
-
-
-def batch_statistics(
-    method: Method, dataset: Dataset, labels: Labels, orders: dict[str, np.ndarray]
-) -> pd.DataFrame:
-    """AUC of GANomaly's score with running statistics, and by each batch's own, as its authors do.
-
-    orders: the test images in some orders; batches of 64 are cut from each.
-    """
-    own = detect_all(method, dataset.test.images).score
-    rows = {("running", "any"): metrics.auc(labels.test, own)}
-    for name, order in orders.items():
-        images = to_float(torch.from_numpy(dataset.test.images[order]))
-        with torch.no_grad():
-            scores = torch.cat([method.authors_score(batch) for batch in images.split(64)])
-        rows["of the batch", name] = metrics.auc(labels.test[order], scores.numpy())
-    table = pd.DataFrame({"AUC": rows}).round(3)
-    return table.rename_axis(["statistics of batch norm", "order of the test images"])
 
 
 def lesions(run: Run, labels: Labels) -> pd.DataFrame:

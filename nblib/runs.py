@@ -125,10 +125,11 @@ class Run:
             self.config["method"], self.config["budget"], self.config["size"],
             self.config["channels"],
         )  # fmt: skip
-        # Parts are written by name; what is no part is taken from the file as it stands.
+        # Parts are written by name; what is no part is taken from the file as it stands. An
+        # argument that came later has its default, one that has gone is forgotten.
         return {
-            name: now[name] if _plain(now[name]) == value else value
-            for name, value in written.items()
+            name: written[name] if written.get(name, _plain(value)) != _plain(value) else value
+            for name, value in now.items()
         }
 
 
@@ -165,7 +166,8 @@ def run(
 
     Raises RunError where the folder holds a finished run of another configuration.
     """
-    parts = [name for name, value in overrides.items() if callable(value)]
+    plain = int | float | str | tuple | None
+    parts = [name for name, value in overrides.items() if not isinstance(value, plain)]
     if parts:
         raise ValueError(f"{', '.join(parts)}: parts are chosen in the catalogue, not here.")
     device = best_device()
@@ -251,6 +253,9 @@ def _is_finished(here: Path, identity: dict, code: str) -> bool:
     if not (here / "config.json").exists():
         return False
     config = json.loads((here / "config.json").read_text())
+    # Arguments that came later, or have gone, say nothing against a run of before.
+    given = {k: v for k, v in config["arguments"].items() if k in identity["arguments"]}
+    config |= {"arguments": identity["arguments"] | given}
     other = [name for name, value in identity.items() if config.get(name) != value]
     finished = (here / "metrics.json").exists()
     if finished and other:
@@ -363,6 +368,8 @@ def _averaged(images: np.ndarray, size: int) -> np.ndarray:
 
 def _plain(value):
     """A constructor argument as config.json keeps it: classes and functions by name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return list(value) if isinstance(value, tuple) else getattr(value, "__name__", value)
 
 

@@ -476,24 +476,6 @@ def test_dropout_drops_its_share_of_what_attention_adds_in_training_only():
     torch.testing.assert_close(trained[~dropped], scored[~dropped] / 0.75, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-def test_without_a_residual_attention_gives_what_it_adds_with_one(position):
-    made, x = attention(position), torch.randn(2, 16, 3, 3)
-    bare = attention(position, residual=False)
-    bare.load_state_dict(made.state_dict())
-    torch.testing.assert_close(x + bare(x), made(x))
-
-
-def test_the_norm_of_attention_is_a_part_called_with_the_channels():
-    raw = attention(NoPosition, residual=False, norm=nn.Identity)
-    normed, x = Attention(16, 3, heads=2, residual=False), torch.randn(2, 16, 3, 3)
-    normed.load_state_dict(raw.state_dict(), strict=False)
-    out = raw(x).detach().numpy()
-    expected = (out - out.mean(1, keepdims=True)) / np.sqrt(out.var(1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(normed(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
-    assert np.abs(out - expected).max() > 0.1
-
-
 # What is shown of them
 
 

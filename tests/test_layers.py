@@ -17,6 +17,7 @@ from nblib.layers import (
     LeakyReLU,
     OpenGate,
     Placed,
+    PlacedBehindNorm,
     Residual,
     Translator,
     bn_down,
@@ -232,9 +233,9 @@ def codes(patches, h, w):
     return np.broadcast_to(numbers[:, :, None, None], (patches, 3, h, w))
 
 
-@pytest.mark.parametrize("acts", [False, True])
-def test_placed_mixes_each_patchs_code_into_its_features(acts):
-    placed = Placed(6, BinaryCode(2), acts)
+@pytest.mark.parametrize("placed, acts", [(Placed, False), (PlacedBehindNorm, True)])
+def test_placed_mixes_each_patchs_code_into_its_features(placed, acts):
+    placed = placed(6, BinaryCode(2))
     x = torch.randn(8, 6, 3, 5)
     features = standardised(x.numpy()) if acts else x.numpy()
     both = np.concatenate([features, np.tile(codes(4, 3, 5), (2, 1, 1, 1))], 1)
@@ -243,9 +244,11 @@ def test_placed_mixes_each_patchs_code_into_its_features(acts):
     np.testing.assert_allclose(placed(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("acts, least, most", [(False, 0, 1e-5), (True, 1e-2, np.inf)])
-def test_a_constant_code_acts_only_behind_the_norm(acts, least, most):
-    placed = Placed(6, BinaryCode(2), acts)
+@pytest.mark.parametrize(
+    "placed, least, most", [(Placed, 0, 1e-5), (PlacedBehindNorm, 1e-2, np.inf)]
+)
+def test_a_constant_code_acts_only_behind_the_norm(placed, least, most):
+    placed = placed(6, BinaryCode(2))
     x = torch.randn(4, 6, 8, 8)
     before = placed(x)
     placed.code.place.code.copy_(placed.code.place.code.flip(0))
@@ -253,7 +256,7 @@ def test_a_constant_code_acts_only_behind_the_norm(acts, least, most):
 
 
 def test_placed_without_a_place_is_convolution_norm_and_relu():
-    placed, x = Placed(6, None, acts=False), torch.randn(4, 6, 3, 3)
+    placed, x = Placed(6, None), torch.randn(4, 6, 3, 3)
     assert placed.mix.weight.shape == (6, 6, 1, 1)
     expected = np.maximum(standardised(one_by_one(placed.mix, x.numpy())), 0)
     np.testing.assert_allclose(placed(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
-from nblib import datasets, report, runs
+from nblib import datasets, probes, report, runs
 from nblib.labels import load_labels
 
 CRITIC = dict(critic_layers=4, steps=2)
@@ -191,7 +191,7 @@ def test_scoring_by_the_statistics_of_the_batch_depends_on_the_order_of_the_imag
     run = runs.run("ganomaly", dataset, "smoke")
     index = np.arange(80)
     orders = {"as listed": index, "turned round": index[::-1], "again": index}
-    rows = report.batch_statistics(run.method(), dataset, labels, orders)["AUC"]
+    rows = probes.batch_statistics(run.method(), dataset, labels, orders)["AUC"]
     assert rows["running", "any"] == pytest.approx(run.metrics["auc"], abs=5e-4)
     assert rows["of the batch", "as listed"] == rows["of the batch", "again"]
     assert rows["of the batch", "as listed"] != rows["of the batch", "turned round"]
@@ -218,7 +218,7 @@ def test_what_lesions_add_to_a_maps_mean_is_counted_pixel_by_pixel(make_set):
 def test_a_published_code_changes_rounding_and_one_that_acts_changes_images(make_set):
     dataset = datasets.load(make_set("places", {"train/0": 24}, size=32), size=32)
     table = pd.concat(
-        report.without_knowing_places(runs.run(name, dataset, "smoke", **CRITIC), IMAGES)
+        probes.without_knowing_places(runs.run(name, dataset, "smoke", **CRITIC), IMAGES)
         for name in ("sagan", "sagan_place_acts", "sagan_no_place")
     ).astype(float)
     assert list(table.index.get_level_values("codes").unique()) == ["swapped", "taken out"]

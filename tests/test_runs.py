@@ -13,6 +13,7 @@ from scipy.stats import percentileofscore
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nblib import budgets, datasets, runs
+from nblib.encodings import AttentionSpec
 from nblib.methods.catalogue import METHODS
 from nblib.methods.method import detect_all
 from nblib.runs import RunError, code_digest, run
@@ -265,9 +266,29 @@ def test_a_finished_run_of_other_code_is_kept_and_said(
     assert contents(mean_image.folder) == before
 
 
-def test_parts_are_not_chosen_by_an_override(dataset):
+def test_a_finished_run_with_arguments_of_before_is_taken_and_its_method_opens(
+    dataset, monkeypatch, capsys
+):
+    finished = run("sagan_rope", dataset, "smoke", **FAST | dict(width=8))
+    file = finished.folder / "config.json"
+    config = json.loads(file.read_text())
+    for gone in ("attention", "placed"):
+        config["arguments"].pop(gone)
+    config["arguments"] |= {"position": "Rope2d", "attention_after": 0, "place_acts": False}
+    file.write_text(json.dumps(config | {"code": "of before"}))
+    monkeypatch.setattr(runs, "fit", refuse)
+    again = run("sagan_rope", dataset, "smoke", **FAST | dict(width=8))
+    assert again == finished and len(capsys.readouterr().out.splitlines()) == 1
+    state = again.method().state_dict()
+    assert all(torch.equal(state[name], v) for name, v in finished.method().state_dict().items())
+    with pytest.raises(RunError, match="another arguments"):
+        run("sagan_rope", dataset, "smoke", **FAST | dict(width=8, lr=0.5))
+
+
+@pytest.mark.parametrize("override", [{"gate": torch.nn.Identity}, {"attention": AttentionSpec()}])
+def test_parts_are_not_chosen_by_an_override(dataset, override):
     with pytest.raises(ValueError, match="the catalogue"):
-        run("sagan", dataset, "smoke", gate=torch.nn.Identity)
+        run("sagan", dataset, "smoke", **override)
 
 
 # Runs that were cut off
@@ -284,6 +305,7 @@ def cut_off(monkeypatch, dataset, at=5, looked=None, **arguments):
     """
 
     class Dying(METHODS["sagan"].kind):
+        __module__ = METHODS["sagan"].kind.__module__
         looks = 0
 
         def after_step(self, step):

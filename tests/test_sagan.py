@@ -8,20 +8,25 @@ from torch import nn
 
 from helpers import images, parameters
 from nblib.batches import Batch, Batches
-from nblib.encodings import Attention, BinaryCode, LearnedPlace, NoPosition, Sinusoidal2d
-from nblib.layers import Added, ClosedGate, Concatenated, OpenGate, cut, paste
+from nblib.encodings import Attention, AttentionSpec, BinaryCode, LearnedPlace, Rope2d, Sinusoidal2d
+from nblib.layers import (
+    Added,
+    ClosedGate,
+    Concatenated,
+    OpenGate,
+    Placed,
+    PlacedBehindNorm,
+    cut,
+    paste,
+)
 from nblib.losses import wasserstein
 from nblib.methods.catalogue import METHODS
 from nblib.methods.method import detect_all
-from nblib.methods.sagan import (
-    SAGAN,
-    Generator,
-    learned_places,
-    with_swapped_codes,
-    without_codes,
-)
+from nblib.methods.sagan import SAGAN, Generator
+from nblib.probes import learned_places, with_swapped_codes, without_codes
 
 SMALL = dict(size=32, width=4, critic_width=4, critic_layers=4, batch_size=4, steps=8)
+FORMS = pytest.mark.parametrize("placed", [Placed, PlacedBehindNorm])
 VARIANTS = [name for name in METHODS if name.startswith("sagan")]
 
 
@@ -31,7 +36,7 @@ def seeded():
 
 
 def generator(**arguments):
-    return Generator(**(dict(size=32, width=4, blocks=2) | arguments))
+    return Generator(**(dict(size=32, width=4) | arguments))
 
 
 def batch(channels=1):
@@ -88,7 +93,7 @@ def test_each_layer_has_the_parameters_that_one_counts_by_hand():
     def fuse(cin, cout):
         return normed(cin, cout, 3) + normed(cout, cout, 3)
 
-    G = generator(channels=3, width=4, blocks=6)
+    G = generator(channels=3, width=4)
     e, d = G.encoder, G.decoder
     counted = {
         e.stem: normed(3, 4, 7),
@@ -120,9 +125,9 @@ def test_each_layer_has_the_parameters_that_one_counts_by_hand():
     "size, grid, channels",
     [(32, 2, 1), (32, 2, 3), (48, 2, 1), (64, 4, 1), (16, 1, 1), (24, 1, 3), (48, 3, 1)],
 )
-@pytest.mark.parametrize("place_acts", [False, True])
-def test_possible_sizes_grids_and_channels_work(size, grid, channels, place_acts):
-    G = generator(size=size, grid=grid, channels=channels, width=2, place_acts=place_acts)
+@FORMS
+def test_possible_sizes_grids_and_channels_work(size, grid, channels, placed):
+    G = generator(size=size, grid=grid, channels=channels, width=2, placed=placed)
     x = images(3, channels, size)
     restored = G(x)
     assert restored.shape == x.shape
@@ -170,13 +175,15 @@ def cycled(G):
 
 
 # In double precision: norms over maps of 2 x 2 pixels blow up single precision's rounding.
-DEAD_OR_ACTING = pytest.mark.parametrize("place_acts, least, most", [(0, 0, 1e-8), (1, 1e-3, 2)])
+DEAD_OR_ACTING = pytest.mark.parametrize(
+    "placed, least, most", [(Placed, 0, 1e-8), (PlacedBehindNorm, 1e-3, 2)]
+)
 
 
 @DEAD_OR_ACTING
 @pytest.mark.parametrize("place", [BinaryCode, LearnedPlace])
-def test_swapped_codes_change_the_image_only_where_the_code_acts(place, place_acts, least, most):
-    G = generator(place=place, place_acts=place_acts).double().eval()
+def test_swapped_codes_change_the_image_only_where_the_code_acts(place, placed, least, most):
+    G = generator(place=place, placed=placed).double().eval()
     x = images().double()
     with torch.no_grad():
         before = G(x)
@@ -196,10 +203,8 @@ class Shifted(nn.Module):
 
 
 @DEAD_OR_ACTING
-def test_of_sinusoids_what_is_constant_over_a_patch_acts_only_behind_the_norm(
-    place_acts, least, most
-):
-    G = generator(place=Sinusoidal2d, place_acts=place_acts).double().eval()
+def test_of_sinusoids_what_is_constant_over_a_patch_acts_only_behind_the_norm(placed, least, most):
+    G = generator(place=Sinusoidal2d, placed=placed).double().eval()
     x = images().double()
     with torch.no_grad():
         before = G(x)
@@ -210,15 +215,15 @@ def test_of_sinusoids_what_is_constant_over_a_patch_acts_only_behind_the_norm(
         assert least <= (G(x) - before).abs().max() <= most
 
 
-@pytest.mark.parametrize("place_acts", [False, True])
-def test_of_sinusoids_what_varies_inside_a_patch_acts_in_both_forms(place_acts):
-    G, x = generator(place=Sinusoidal2d, place_acts=place_acts).eval(), images()
+@FORMS
+def test_of_sinusoids_what_varies_inside_a_patch_acts_in_both_forms(placed):
+    G, x = generator(place=Sinusoidal2d, placed=placed).eval(), images()
     with torch.no_grad():
         assert (with_swapped_codes(G)(x) - G(x)).abs().max() > 0.1
 
 
 def test_with_swapped_codes_each_patch_hears_the_opposite_one_in_a_copy():
-    G, x = generator(place_acts=True).eval(), images()
+    G, x = generator(placed=PlacedBehindNorm).eval(), images()
     with torch.no_grad():
         before = G(x)
         swapped = with_swapped_codes(G)(x)
@@ -230,7 +235,7 @@ def test_with_swapped_codes_each_patch_hears_the_opposite_one_in_a_copy():
 
 
 def test_codes_of_zero_are_those_that_are_taken_out_in_a_copy():
-    G, x = generator(place_acts=True, place=LearnedPlace).eval(), images()
+    G, x = generator(placed=PlacedBehindNorm, place=LearnedPlace).eval(), images()
     with torch.no_grad():
         before = G(x)
         out = without_codes(G)(x)
@@ -250,15 +255,6 @@ def test_a_generator_has_one_learned_code_for_all_its_maps_and_the_critic_its_ow
     assert len(of_G) == 3 and all(part is places["G"] for part in of_G)
     assert len(of_D) == 4 and all(whole.place is places["D"] for whole in of_D)
     assert places["G"] is not places["D"]
-
-
-def test_a_place_code_has_as_many_channels_as_are_asked_for_in_generator_and_critic():
-    method = small("sagan_learned", place_channels=5)
-    assert [p.vectors.shape for p in learned_places(method).values()] == [(4, 5), (4, 5)]
-    assert method.G.encoder.place1.mix.in_channels == 8 + 5
-    assert method.D.layers[3].in_channels == 4 + 5
-    assert small("sagan_sinusoidal", place_channels=8).G.encoder.place1.mix.in_channels == 8 + 8
-    assert parameters(small("sagan", place_channels=5)) == parameters(small("sagan"))
 
 
 @pytest.mark.parametrize("name, acts", [("sagan_learned", False), ("sagan_learned_acts", True)])
@@ -292,20 +288,12 @@ def test_without_a_place_the_published_generator_gives_the_same_images():
 
 @pytest.mark.parametrize("after", [0, 3, 6])
 def test_attention_stands_behind_so_many_residual_blocks(after):
-    G = generator(
-        position=NoPosition, attention_after=after, blocks=6, grid=1, heads=2, dropout=0.1
-    )
+    G = generator(attention=AttentionSpec(Rope2d, after, heads=2, dropout=0.1), grid=1)
     parts = [type(part).__name__ for part in G.bottleneck]
     residuals = ["Residual"] * 6
     assert parts == ["Placed", *residuals[:after], "Attention", *residuals[after:]]
-    assert G.bottleneck[1 + after].heads == 2 and G.bottleneck[1 + after].dropout.p == 0.1
-
-
-def test_attention_has_the_residual_and_norm_that_are_asked_for():
-    part = generator(position=NoPosition, residual=False, norm=nn.Identity).bottleneck[1]
-    assert not part.residual and isinstance(part.norm, nn.Identity)
-    part = generator(position=NoPosition).bottleneck[1]
-    assert part.residual and isinstance(part.norm, nn.LayerNorm)
+    made = G.bottleneck[1 + after]
+    assert made.heads == 2 and made.dropout.p == 0.1 and isinstance(made.position, Rope2d)
 
 
 def test_the_variants_attend_in_front_of_the_first_residual_block():
@@ -716,10 +704,10 @@ def test_gates_that_are_open_or_closed_have_maps_too(gate, alpha):
     assert all((m == alpha).all() for m in maps)
 
 
-@pytest.mark.parametrize("after", [-1, 3])
+@pytest.mark.parametrize("after", [-1, 7])
 def test_attention_behind_blocks_that_are_not_there_is_refused(after):
-    with pytest.raises(ValueError, match=f"There are 2 residual blocks.*{after} of them"):
-        generator(position=NoPosition, heads=4, attention_after=after)
+    with pytest.raises(ValueError, match=f"There are 6 residual blocks.*{after} of them"):
+        generator(attention=AttentionSpec(after=after, heads=4))
 
 
 def test_no_sinusoid_is_left_when_codes_are_taken_out():

@@ -8,8 +8,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from nblib.encodings import Alibi2d, LearnedPlace, NoPosition, RelativeBias, Rope2d, Sinusoidal2d
-from nblib.layers import ClosedGate, OpenGate
+from nblib.encodings import (
+    Alibi2d,
+    AttentionSpec,
+    LearnedPlace,
+    NoPosition,
+    RelativeBias,
+    Rope2d,
+    Sinusoidal2d,
+)
+from nblib.layers import ClosedGate, OpenGate, PlacedBehindNorm
 from nblib.methods import trivial
 from nblib.methods.alad import ALAD
 from nblib.methods.alocc import ALOCC
@@ -187,7 +195,7 @@ METHODS = {
         "SAGAN (2024): patches, place codes, gates, pseudo-anomalies",
     ),
     "sagan_place_acts": Entry(
-        partial(SAGAN, place_acts=True),
+        partial(SAGAN, placed=PlacedBehindNorm),
         "SAGAN, place codes", "#b7dbdb", "30_place_code",
         "SAGAN's place code in a form that acts", ("sagan",),
     ),
@@ -197,7 +205,7 @@ METHODS = {
         "SAGAN with sinusoidal place codes, as published", ("sagan",),
     ),
     "sagan_sinusoidal_acts": Entry(
-        partial(_sinusoidal, place_acts=True),
+        partial(_sinusoidal, placed=PlacedBehindNorm),
         "SAGAN, place codes", "#259292", "31_sinusoidal",
         "and acting", ("sagan", "sagan_place_acts", "sagan_sinusoidal"),
     ),
@@ -207,20 +215,20 @@ METHODS = {
         "SAGAN with learned place codes, as published", ("sagan",),
     ),
     "sagan_learned_acts": Entry(
-        partial(_learned, place_acts=True),
+        partial(_learned, placed=PlacedBehindNorm),
         "SAGAN, place codes", "#004949", "32_learned",
         "and acting", ("sagan", "sagan_place_acts", "sagan_learned"),
     ),
     "sagan_rope": Entry(
-        partial(_whole, position=Rope2d),
+        partial(_whole, attention=AttentionSpec(Rope2d)),
         "SAGAN, attention", "#e8627d", "33_rope", "SAGAN with attention, and RoPE in it", _WHOLE,
     ),
     "sagan_alibi": Entry(
-        partial(_whole, position=Alibi2d),
+        partial(_whole, attention=AttentionSpec(Alibi2d)),
         "SAGAN, attention", "#db143c", "34_alibi", "SAGAN with attention, and ALiBi in it", _WHOLE,
     ),
     "sagan_attention_bias": Entry(
-        partial(_whole, position=RelativeBias),
+        partial(_whole, attention=AttentionSpec(RelativeBias)),
         "SAGAN, attention", "#930d28", "35_attention_bias",
         "SAGAN with attention, and a learned bias in it", _WHOLE,
     ),
@@ -238,7 +246,7 @@ METHODS = {
         _whole, "SAGAN, controls", "#bfbf7f", "36_controls", "not cut", ("sagan",)
     ),
     "sagan_attention": Entry(
-        partial(_whole, position=NoPosition),
+        partial(_whole, attention=AttentionSpec(NoPosition)),
         "SAGAN, attention", "#f3b2bf", "36_controls",
         "with attention alone", ("sagan", "sagan_whole"),
     ),

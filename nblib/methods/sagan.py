@@ -3,9 +3,11 @@
 A generator G translates an image to a healthy one, x' = tanh(r + x); what it changes is the heat
 map. It learns from known normals N, from an unlabeled mix U, and from pseudo-anomalies P made of
 N. Written from the paper's description and a table of layers; the authors' code has no licence.
+
+In order: encoder, decoder, generator, losses. The thesis' variants are the same classes with other
+parts in the slots place, placed, added, attention, gate, encoder, decoder.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,11 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from nblib.batches import Batch
-from nblib.encodings import Attention, BinaryCode, LearnedPlace, Swapped, Whole
+from nblib.encodings import AttentionSpec, BinaryCode, Whole
 from nblib.layers import (
     Added,
     AttentionGate,
-    Concatenated,
     Critic,
     Fuse,
     Placed,
@@ -34,8 +35,8 @@ from nblib.methods.method import Detection, Method, residual
 class ConvEncoder(nn.Module):
     """(B, C, h, w) -> three maps at strides 2, 4, 8 with 2, 4, 8 x width channels.
 
-    The maps at strides 2 and 4 are told their place before they go on and into the skips. `added`
-    is a place part that is added to the first layer's output.
+    The maps at strides 2 and 4 are told their place before they go on and into the skips (thesis,
+    eq. 2.20). `added` is a place part that is added to the first layer's output.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class ConvEncoder(nn.Module):
         width: int,
         size: int,
         place: nn.Module | None,
-        acts: bool,
+        placed: type[nn.Module],
         added: nn.Module | None,
     ):
         super().__init__()
         self.stem = conv(channels, width, 7)
         self.embed = Added(added) if added else nn.Identity()
-        self.down1, self.place1 = conv(width, 2 * width, 4, 2), Placed(2 * width, place, acts)
-        self.down2, self.place2 = conv(2 * width, 4 * width, 4, 2), Placed(4 * width, place, acts)
+        self.down1, self.place1 = conv(width, 2 * width, 4, 2), placed(2 * width, place)
+        self.down2, self.place2 = conv(2 * width, 4 * width, 4, 2), placed(4 * width, place)
         self.down3 = conv(4 * width, 8 * width, 4, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,14 +109,16 @@ class Generator(nn.Module):
     The image is cut into grid x grid patches, which pass through the network apart and are pasted
     together again. In training 5 % of the pixels of r are replaced by the input.
 
-    place, added, position: classes of `encodings`, or None. What `place` says, in place_channels
-    channels, is concatenated to the maps (place_acts: see `layers.Placed`), what `added` says is
-    added to the first layer's output. With `position` there is attention in the bottleneck, behind
-    `attention_after` of its residual blocks (heads, dropout, residual, norm: see
-    `encodings.Attention`). gate: a class called with the channels of a skip. encoder, decoder: see
-    `ConvEncoder` and `conv_decoder`.
+    place, added: classes of `encodings`, or None: what `place` says is concatenated to the maps, in
+    the way of `placed` (`layers.Placed`, as published, or `layers.PlacedBehindNorm`); what `added`
+    says is added to the first layer's output. attention: of the bottleneck, if there is one; gate:
+    a class called with the channels of a skip; encoder, decoder: see `ConvEncoder` and
+    `conv_decoder`.
     Raises ValueError for a size that cannot be cut and halved three times.
     """
+
+    blocks = 6
+    """Residual blocks of the bottleneck."""
 
     keep = 0.95
     """Share of r's pixels that is kept in training (the authors' random mask)."""
@@ -126,17 +129,10 @@ class Generator(nn.Module):
         channels: int = 1,
         width: int = 64,
         grid: int = 2,
-        blocks: int = 6,
         place: type[nn.Module] | None = BinaryCode,
-        place_channels: int = 16,
-        place_acts: bool = False,
+        placed: type[nn.Module] = Placed,
         added: type[nn.Module] | None = None,
-        position: type[nn.Module] | None = None,
-        attention_after: int = 0,
-        heads: int = 8,
-        dropout: float = 0.0,
-        residual: bool = True,
-        norm: type[nn.Module] = nn.LayerNorm,
+        attention: AttentionSpec | None = None,
         gate: type[nn.Module] = AttentionGate,
         encoder: Callable[..., nn.Module] = ConvEncoder,
         decoder: Callable[..., nn.Module] = conv_decoder,
@@ -150,19 +146,18 @@ class Generator(nn.Module):
                 f"got {size}."
             )
         self.grid, patch = grid, size // grid
-        code = place(grid, place_channels) if place else None
+        code = place(grid) if place else None
         first = added(grid, width) if added else None
-        self.encoder = encoder(channels, width, patch, code, place_acts, first)
-        bottleneck = [Residual(8 * width) for _ in range(blocks)]
-        if not 0 <= attention_after <= blocks:
-            raise ValueError(
-                f"There are {blocks} residual blocks: attention cannot stand behind "
-                f"{attention_after} of them."
-            )
-        if position:
-            attention = Attention(8 * width, patch // 8, position, heads, dropout, residual, norm)
-            bottleneck.insert(attention_after, attention)
-        self.bottleneck = nn.Sequential(Placed(8 * width, code, place_acts), *bottleneck)
+        self.encoder = encoder(channels, width, patch, code, placed, first)
+        bottleneck = [Residual(8 * width) for _ in range(self.blocks)]
+        if attention:
+            if not 0 <= attention.after <= self.blocks:
+                raise ValueError(
+                    f"There are {self.blocks} residual blocks: attention cannot stand behind "
+                    f"{attention.after} of them."
+                )
+            bottleneck.insert(attention.after, attention.made(8 * width, patch // 8))
+        self.bottleneck = nn.Sequential(placed(8 * width, code), *bottleneck)
         self.decoder = decoder(channels, width, patch, gate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,39 +169,16 @@ class Generator(nn.Module):
         return torch.tanh(r + x)
 
 
-def with_swapped_codes(G: Generator) -> Generator:
-    """A copy of G in which every patch is told the place of the opposite one."""
-    G = copy.deepcopy(G)
-    for module in list(G.modules()):
-        if isinstance(module, Concatenated | Added):
-            module.place = Swapped(module.place)
-    return G
-
-
-def without_codes(G: Generator) -> Generator:
-    """A copy of G with its place codes taken out, and the weights that they were read with."""
-    G = copy.deepcopy(G)
-    if isinstance(G.encoder, ConvEncoder):
-        G.encoder.embed = nn.Identity()
-    for placed in [module for module in G.modules() if isinstance(module, Placed)]:
-        mix = placed.mix
-        features = mix.out_channels
-        placed.code, placed.mix = nn.Identity(), nn.Conv2d(features, features, 1).to(mix.weight)
-        placed.mix.load_state_dict({"weight": mix.weight[:, :features], "bias": mix.bias})
-    return G
-
-
 class SAGAN(Method):
     """SAGAN as published; see the notebook 22_sagan. The thesis' variants and the controls of the
     comparison are SAGAN with other parts (see the catalogue).
 
     size, channels: of the images; width: channels of the generator's first layer; grid: patches
-    along each side; place, place_channels, place_acts, added, position, attention_after, heads,
-    dropout, residual, norm, gate, encoder, decoder: see `Generator`; critic_place: the place part
-    of the critic, if it has one, which is also told `added`; critic_width, critic_layers: see
-    `layers.Critic` (None: as wide as the generator); needs: what it learns from. Without
-    pseudo-anomalies there is no reconstruction term; without the unlabeled mix the known normals
-    are what is made healthy for the critic.
+    along each side; place, placed, added, attention, gate, encoder, decoder: see `Generator`;
+    critic_place: the place part of the critic, if it has one, which is also told `added`;
+    critic_width, critic_layers: see `layers.Critic` (None: as wide as the generator); needs: what
+    it learns from. Without pseudo-anomalies there is no reconstruction term; without the unlabeled
+    mix the known normals are what is made healthy for the critic.
     lambda_id, lambda_rec, lambda_gp: weights of the losses; lr: Adam's rate; steps: critic steps,
     two for each of the generator; decay: factor on the rate at the end of training, see
     `training.rate_factor`.
@@ -221,15 +193,9 @@ class SAGAN(Method):
         width: int = 64,
         grid: int = 2,
         place: type[nn.Module] | None = BinaryCode,
-        place_channels: int = 16,
-        place_acts: bool = False,
+        placed: type[nn.Module] = Placed,
         added: type[nn.Module] | None = None,
-        position: type[nn.Module] | None = None,
-        attention_after: int = 0,
-        heads: int = 8,
-        dropout: float = 0.0,
-        residual: bool = True,
-        norm: type[nn.Module] = nn.LayerNorm,
+        attention: AttentionSpec | None = None,
         gate: type[nn.Module] = AttentionGate,
         encoder: Callable[..., nn.Module] = ConvEncoder,
         decoder: Callable[..., nn.Module] = conv_decoder,
@@ -247,19 +213,18 @@ class SAGAN(Method):
     ):
         super().__init__()
         self.G = Generator(
-            size, channels, width, grid,
-            place=place, place_channels=place_channels, place_acts=place_acts, added=added,
-            position=position, attention_after=attention_after, heads=heads, dropout=dropout,
-            residual=residual, norm=norm, gate=gate, encoder=encoder, decoder=decoder,
-        )  # fmt: skip
+            size, channels, width, grid, place, placed, added, attention, gate, encoder, decoder
+        )
         critic_width = critic_width or width
         self.D = Critic(
             size, channels, critic_width, critic_layers,
-            Whole(critic_place(grid, place_channels)) if critic_place else None,
+            Whole(critic_place(grid)) if critic_place else None,
             Whole(added(grid, critic_width)) if added else None,
         )  # fmt: skip
-        self.known_zeros = (
-            ZEROS_BEFORE_NORMS if place_acts else ZEROS_BEFORE_NORMS + ZEROS_OF_PLACES
+        self.known_zeros = tuple(
+            f"{name}.{zero}"
+            for name, module in self.G.named_modules()
+            for zero in getattr(module, "known_zeros", ())
         )
         self.needs = tuple(needs)
         self.lambda_id, self.lambda_rec, self.lambda_gp = lambda_id, lambda_rec, lambda_gp
@@ -272,10 +237,14 @@ class SAGAN(Method):
         }
 
     def updates(self, batch: Batch, step: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        healthy = self.healthy(batch.unlabeled if "unlabeled" in self.needs else batch.normal)
-        yield "D", wasserstein(self.D, batch.normal, healthy, self.lambda_gp)
+        yield "D", self.critic_terms(batch)
         if step % 2:
             yield "G", self.generator_terms(batch)
+
+    def critic_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Thesis, eq. 2.27: D(U') - D(N) + lambda_gp (|grad D(x)|_2 - 1)^2, x between U' and N."""
+        healthy = self.healthy(batch.unlabeled if "unlabeled" in self.needs else batch.normal)
+        return wasserstein(self.D, batch.normal, healthy, self.lambda_gp)
 
     @torch.no_grad()
     def healthy(self, x: Tensor) -> Tensor:
@@ -318,34 +287,3 @@ class SAGAN(Method):
             for hook in hooks:
                 hook.remove()
         return maps
-
-
-ZEROS_BEFORE_NORMS = (
-    "of_deeper.0.bias",
-    "of_skip.0.bias",
-    "to_map.0.bias",
-    "encoder.stages.norm.bias",  # Swin's last
-)
-"""Biases before an instance norm that has no affine part, which subtracts them."""
-
-ZEROS_OF_PLACES = (
-    "place1.mix.bias",
-    "place2.mix.bias",
-    "bottleneck.0.mix.bias",
-    "place1.code.place.vectors",
-)
-"""Where such a norm follows a place code: the bias of its convolution, and a learned place code,
-which is constant over a patch."""
-
-
-def attention_of(method: SAGAN) -> Attention:
-    """The self-attention in the generator's bottleneck; StopIteration if there is none."""
-    return next(module for module in method.G.bottleneck if isinstance(module, Attention))
-
-
-def learned_places(method: SAGAN) -> dict[str, LearnedPlace]:
-    """The learned place codes of generator "G" and critic "D"; StopIteration if there are none."""
-    return {
-        name: next(module for module in network.modules() if isinstance(module, LearnedPlace))
-        for name, network in (("G", method.G), ("D", method.D))
-    }

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from nblib.layers import Placed
 from nblib.methods.sagan import Decoder
 
 WINDOW, DEPTH, HEAD = 8, 2, 32
@@ -28,13 +29,16 @@ class SwinEncoder(nn.Module):
     training's. Raises ValueError where a place code is asked for: it has none.
     """
 
+    known_zeros = ("stages.norm.bias",)
+    """The last norm's bias: a norm behind the next convolution subtracts what comes of it."""
+
     def __init__(
         self,
         channels: int,
         width: int,
         size: int,
         place: nn.Module | None = None,
-        acts: bool = False,
+        placed: type[nn.Module] = Placed,
         added: nn.Module | None = None,
     ):
         super().__init__()
