@@ -6,17 +6,25 @@ import re
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_expit
 from torch import nn
 from torch.nn.functional import conv2d, leaky_relu
 from torch.nn.utils.parametrize import is_parametrized
 
+from helpers import (
+    SMALL,
+    blobs,
+    cross_entropy,
+    images,
+    normals_held_out,
+    parameters,
+    weights,
+    with_square,
+)
 from nblib.batches import Batch, to_float
 from nblib.methods.alad import ALAD, PairXX
-from nblib.parts import HeldOut, Part
 from nblib.training import fit
 
-SMALL = dict(size=32, width=4, latent=8, batch_size=4, steps=8)
+SMALLEST = SMALL | dict(latent=8)
 NETWORKS = ("E", "G", "D_xz", "D_xx", "D_zz")
 SCORING = ("E", "G", "D_xx")
 LAYERS = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -27,17 +35,13 @@ def seeded():
     torch.manual_seed(0)
 
 
-def images(count=8, channels=1, size=32):
-    return torch.rand(count, channels, size, size) * 2 - 1
-
-
 def codes(count):
     return torch.randn(count, 8, 1, 1)
 
 
 def ready(**arguments):
     """As after some training: batch norms have seen images, logits differ; averages are copies."""
-    method = ALAD(**SMALL | arguments)
+    method = ALAD(**SMALLEST | arguments)
     channels = method.G[-2].out_channels
     with torch.no_grad():
         for module in method.modules():
@@ -48,23 +52,6 @@ def ready(**arguments):
             method.D_xz(method.G(method.E(x)), z)
     method.after_step(0)
     return method.eval()
-
-
-def cross_entropy(logits, label):
-    logits = logits.detach().numpy().astype(float)
-    return -np.mean(label * log_expit(logits) + (1 - label) * log_expit(-logits))
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def weights(method):
-    """All parameters of each network in a row."""
-    return {
-        name: torch.cat([p.detach().flatten() for p in network.parameters()])
-        for name, network in method.named_children()
-    }
 
 
 # What it is made of
@@ -98,14 +85,14 @@ def test_the_published_model_has_the_published_settings():
         size=64, channels=1, width=64, latent=100, average=0.999, stacked=False, lr=2e-4,
         batch_size=32, steps=30_000, decay=1,
     )  # fmt: skip
-    for optimizer in ALAD(**SMALL).optimizers().values():
+    for optimizer in ALAD(**SMALLEST).optimizers().values():
         assert isinstance(optimizer, torch.optim.Adam)
         assert optimizer.param_groups[0]["betas"] == (0.5, 0.999)
         assert optimizer.param_groups[0]["lr"] == 2e-4
 
 
 def test_the_encoder_halves_its_maps_the_generator_doubles_them():
-    method, x = ALAD(**SMALL | dict(size=64)), images(2, 1, 64)
+    method, x = ALAD(**SMALLEST | dict(size=64)), images(2, 1, 64)
     shapes = []
     for layer in method.E[0]:
         x = layer(x)
@@ -123,7 +110,7 @@ def test_the_encoder_halves_its_maps_the_generator_doubles_them():
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("size, channels", [(16, 1), (32, 3), (128, 1)])
 def test_other_sizes_and_channels_work(size, channels, stacked):
-    small = SMALL | dict(size=size, channels=channels, width=2, stacked=stacked)
+    small = SMALLEST | dict(size=size, channels=channels, width=2, stacked=stacked)
     method, x, z = ALAD(**small).eval(), images(2, channels, size), codes(2)
     made, code = method.G(z), method.E(x)
     assert made.shape == x.shape and made.abs().max() <= 1 and code.shape == z.shape
@@ -144,7 +131,7 @@ def test_an_impossible_size_is_refused_with_sizes_that_are_possible(size):
 
 
 def test_weights_start_as_normal_numbers_of_deviation_001_and_biases_at_zero():
-    method = ALAD(**SMALL | dict(width=16))
+    method = ALAD(**SMALLEST | dict(width=16))
     for name in NETWORKS:
         for layer in getattr(method, name).modules():
             if not isinstance(layer, LAYERS):
@@ -190,7 +177,7 @@ def test_stacked_pairs_at_the_published_size_have_twice_the_features():
 def test_spectral_norm_is_on_all_layers_but_the_last_and_not_on_the_generator():
     normed = {
         name: [is_parametrized(m) for m in network.modules() if isinstance(m, LAYERS)]
-        for name, network in ALAD(**SMALL).named_children()
+        for name, network in ALAD(**SMALLEST).named_children()
         if name in NETWORKS
     }
     assert normed == {
@@ -200,7 +187,7 @@ def test_spectral_norm_is_on_all_layers_but_the_last_and_not_on_the_generator():
         "D_xx": [True] * 2 + [False],
         "D_zz": [True] * 2 + [False],
     }
-    assert not is_parametrized(ALAD(**SMALL).D_xz.head)
+    assert not is_parametrized(ALAD(**SMALLEST).D_xz.head)
 
 
 def largest_singular_values(method):
@@ -215,7 +202,7 @@ def largest_singular_values(method):
 
 def test_passes_in_training_mode_bring_the_largest_singular_value_of_normed_layers_to_one():
     """One power iteration a pass; none in evaluation mode."""
-    method, x, z = ALAD(**SMALL), images(2), codes(2)
+    method, x, z = ALAD(**SMALLEST), images(2), codes(2)
     with torch.no_grad():
         for name in NETWORKS:
             for p in getattr(method, name).parameters():
@@ -273,7 +260,7 @@ def test_the_terms_are_cross_entropies_in_numpy_with_the_labels_swapped_for_g_an
 
 
 def test_a_batch_holds_a_half_for_the_discriminators_and_another_for_g_and_e():
-    assert ALAD(**SMALL).batch_size == 2 * SMALL["batch_size"]
+    assert ALAD(**SMALLEST).batch_size == 2 * SMALLEST["batch_size"]
     method, x = ready(), images(8)
     found = []
     for change in slice(0, 0), slice(0, 4), slice(4, 8):
@@ -290,10 +277,10 @@ def test_a_batch_holds_a_half_for_the_discriminators_and_another_for_g_and_e():
 
 
 def test_each_step_updates_every_discriminator_once_and_then_g_and_e_together():
-    method = ALAD(**SMALL)
+    method = ALAD(**SMALLEST)
     optimizers, order = method.optimizers(), []
     for step in (4, 5):
-        for name, terms in method.updates(Batch(images(), None, None), step):
+        for name, terms in method.updates(Batch(images(8), None, None), step):
             before = weights(method)
             optimizers[name].zero_grad()
             own = [p for group in optimizers[name].param_groups for p in group["params"]]
@@ -318,15 +305,15 @@ def reached(method, loss):
 
 
 def test_no_discriminators_update_has_a_graph_into_g_or_e():
-    method = ALAD(**SMALL)
-    for name, terms in method.updates(Batch(images(), None, None), 0):
+    method = ALAD(**SMALLEST)
+    for name, terms in method.updates(Batch(images(8), None, None), 0):
         if name != "GE":
             assert reached(method, sum(terms.values())) == {name}
 
 
 def test_the_pair_with_e_moves_e_alone_the_pair_with_g_moves_g_alone_and_the_cycles_both():
     method = ready()
-    terms = dict(method.updates(Batch(images(), None, None), 0))["GE"]
+    terms = dict(method.updates(Batch(images(8), None, None), 0))["GE"]
     moved = {name: reached(method, loss) & {"G", "E"} for name, loss in terms.items()}
     assert moved == {
         "D_xz_real": {"E"},
@@ -339,7 +326,7 @@ def test_the_pair_with_e_moves_e_alone_the_pair_with_g_moves_g_alone_and_the_cyc
 
 
 def test_g_and_e_ask_the_discriminators_already_updated():
-    method, x = ready(), images()
+    method, x = ready(), images(8)
     torch.manual_seed(7)
     updates = method.updates(Batch(x, None, None), 0)
     for _ in range(3):
@@ -357,7 +344,7 @@ def test_g_and_e_ask_the_discriminators_already_updated():
 
 
 def test_the_averages_start_as_a_copy_and_then_follow_the_recursion():
-    method = ALAD(**SMALL, average=0.75)
+    method = ALAD(**SMALLEST, average=0.75)
     expected = {}
     for step in range(5):
         with torch.no_grad():
@@ -381,7 +368,7 @@ def test_the_averages_start_as_a_copy_and_then_follow_the_recursion():
 
 
 def test_the_buffers_of_the_averages_are_those_of_the_networks_themselves():
-    method, x = ALAD(**SMALL), images()
+    method, x = ALAD(**SMALLEST), images(8)
     for step in range(3):
         with torch.no_grad():
             method.D_xx(x, method.G(method.E(x)))
@@ -395,8 +382,8 @@ def test_the_buffers_of_the_averages_are_those_of_the_networks_themselves():
 
 
 def test_after_a_training_the_averages_lag_behind_the_networks():
-    method = ALAD(**SMALL | dict(steps=4), average=0.5)
-    fit(method, DATA, precision="fp32", device="cpu")
+    method = ALAD(**SMALLEST | dict(steps=4), average=0.5)
+    fit(method, normals_held_out(), precision="fp32", device="cpu")
     for name in SCORING:
         assert method.averages[name].n_averaged == 4
         pairs = zip(
@@ -471,31 +458,13 @@ def test_a_pair_that_the_discriminator_takes_for_real_is_less_abnormal():
 # Trained for some dozens of steps
 
 
-def pictures(count, seed):
-    """A bright blob somewhere on grey, uint8."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[-1:1:32j, -1:1:32j]
-    row, column = random.uniform(-0.4, 0.4, (2, count, 1, 1))
-    blobs = 40 + 180 * np.exp(-4 * ((y - row) ** 2 + (x - column) ** 2))
-    return blobs.astype(np.uint8)[:, None]
-
-
-def part(images):
-    names = np.array([f"{i}.png" for i in range(len(images))])
-    return Part(images, names, names, np.full((len(images), 2), 32))
-
-
-DATA = HeldOut(*map(part, (pictures(32, 0), pictures(0, 0), pictures(8, 1), pictures(0, 0))))
-
-
 def test_some_dozens_of_steps_let_the_reconstruction_error_fall_and_a_square_raise_it():
-    method = ALAD(**SMALL | dict(steps=30, lr=4e-3, average=0.9)).eval()
-    x = to_float(torch.from_numpy(pictures(8, 1)))
-    spoilt = x.clone()
-    spoilt[..., 2:10, 2:10] = 1
+    method = ALAD(**SMALLEST | dict(steps=30, lr=4e-3, average=0.9)).eval()
+    x = to_float(torch.from_numpy(blobs(8, 1)))
+    spoilt, square = with_square(x)
     with torch.no_grad():
         before = method.detect(x)
-    fit(method, DATA, precision="fp32", device="cpu")
+    fit(method, normals_held_out(), precision="fp32", device="cpu")
     method.eval()
     with torch.no_grad():
         after, abnormal = method.detect(x), method.detect(spoilt)
@@ -504,5 +473,4 @@ def test_some_dozens_of_steps_let_the_reconstruction_error_fall_and_a_square_rai
     assert own.mean() < 0.7 * before.scores["L1"].mean()
     for name in ("L1", "L2"):
         assert abnormal.scores[name].mean() > after.scores[name].mean()
-    square = (..., slice(2, 10), slice(2, 10))
     assert abnormal.map[square].mean() > 2 * after.map[square].mean()

@@ -6,28 +6,27 @@ import re
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_expit
 from torch import nn
 
-from nblib.batches import Batch, to_float
+from helpers import (
+    SMALL,
+    blobs,
+    cross_entropy,
+    images,
+    normals,
+    normals_held_out,
+    parameters,
+    weights,
+    with_square,
+)
+from nblib.batches import to_float
 from nblib.methods.alocc import ALOCC
-from nblib.parts import HeldOut, Part
 from nblib.training import fit
-
-SMALL = dict(size=32, width=4, batch_size=4, steps=8)
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-def images(count=4, channels=1, size=32):
-    return torch.rand(count, channels, size, size) * 2 - 1
-
-
-def batch(x):
-    return Batch(x, None, None)
 
 
 def ready(**arguments):
@@ -44,23 +43,6 @@ def ready(**arguments):
         for _ in range(30):
             method.D(method.R(images(8, channels)))
     return method.eval()
-
-
-def cross_entropy(logits, label):
-    logits = logits.detach().numpy().astype(float)
-    return -np.mean(label * log_expit(logits) + (1 - label) * log_expit(-logits))
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def weights(method):
-    """All parameters of each network in a row."""
-    return {
-        name: torch.cat([p.detach().flatten() for p in network.parameters()])
-        for name, network in method.named_children()
-    }
 
 
 # What it is made of
@@ -156,7 +138,7 @@ def seen_by(network, call):
 
 def test_the_noise_is_normal_of_the_given_deviation():
     method, grey = ALOCC(**SMALL), torch.zeros(16, 1, 32, 32)
-    (noisy,) = seen_by(method.R, lambda: list(method.updates(batch(grey), 0)))
+    (noisy,) = seen_by(method.R, lambda: list(method.updates(normals(grey), 0)))
     assert noisy.mean().item() == pytest.approx(0, abs=0.01)
     assert noisy.std().item() == pytest.approx(0.155, rel=0.03)
     assert (noisy.abs() < 0.155).float().mean().item() == pytest.approx(0.6827, abs=0.02)
@@ -166,7 +148,7 @@ def test_the_noise_is_normal_of_the_given_deviation():
 def test_noisy_images_stay_in_the_range_of_images():
     method = ALOCC(**SMALL, noise=0.5)
     x = torch.tensor([-1.0, 1])[:, None, None, None].expand(2, 1, 32, 32)
-    (noisy,) = seen_by(method.R, lambda: list(method.updates(batch(x), 0)))
+    (noisy,) = seen_by(method.R, lambda: list(method.updates(normals(x), 0)))
     assert noisy.min() == -1 and noisy.max() == 1
     for image, edge in zip(noisy, (-1, 1), strict=True):
         assert (image == edge).float().mean().item() == pytest.approx(0.5, abs=0.06)
@@ -174,7 +156,7 @@ def test_noisy_images_stay_in_the_range_of_images():
 
 def test_each_step_and_each_image_has_noise_of_its_own():
     method, grey = ALOCC(**SMALL), torch.zeros(2, 1, 32, 32)
-    steps = [seen_by(method.R, lambda: list(method.updates(batch(grey), 0))) for _ in range(2)]
+    steps = [seen_by(method.R, lambda: list(method.updates(normals(grey), 0))) for _ in range(2)]
     (one,), (two,) = steps
     assert not torch.equal(one, two) and not torch.equal(one[0], one[1])
     both = torch.stack([one.flatten(), two.flatten()])
@@ -194,7 +176,7 @@ def test_scoring_and_stopping_see_no_noise():
 def test_the_terms_are_cross_entropies_and_the_squared_error_against_the_clean_image_in_numpy():
     method, x = ready(lambda_r=3.0).train(), images()
     torch.manual_seed(7)
-    (first, of_D), (second, of_R) = method.updates(batch(x), 0)
+    (first, of_D), (second, of_R) = method.updates(normals(x), 0)
     torch.manual_seed(7)
     noisy = np.clip(x.numpy() + np.float32(0.155) * torch.randn(x.shape).numpy(), -1, 1)
     restored = method.R(torch.from_numpy(noisy))
@@ -212,7 +194,7 @@ def test_each_step_updates_the_discriminator_once_and_then_the_refiner_once():
     method = ALOCC(**SMALL)
     optimizers, order = method.optimizers(), []
     for step in (4, 5):
-        for name, terms in method.updates(batch(images()), step):
+        for name, terms in method.updates(normals(images()), step):
             before = weights(method)
             optimizers[name].zero_grad()
             own = [p for group in optimizers[name].param_groups for p in group["params"]]
@@ -225,7 +207,7 @@ def test_each_step_updates_the_discriminator_once_and_then_the_refiner_once():
 
 def test_the_discriminators_update_has_no_graph_into_the_refiner():
     method = ALOCC(**SMALL)
-    _, terms = next(method.updates(batch(images()), 0))
+    _, terms = next(method.updates(normals(images()), 0))
     sum(terms.values()).backward()
     assert all(p.grad is None for p in method.R.parameters())
     assert all(p.grad is not None for p in method.D.parameters())
@@ -233,7 +215,7 @@ def test_the_discriminators_update_has_no_graph_into_the_refiner():
 
 def test_the_refiner_asks_the_discriminator_already_updated_about_the_same_images():
     method, x = ready(noise=0.0), images()
-    updates = method.updates(batch(x), 0)
+    updates = method.updates(normals(x), 0)
     next(updates)
     before = cross_entropy(method.D(method.R(x)), 1)
     with torch.no_grad():
@@ -268,7 +250,7 @@ def test_a_rho_of_zero_never_stops_even_without_any_error():
 @pytest.mark.parametrize("rho, steps", [(100.0, 4), (0.0, 8)])
 def test_a_training_stops_at_the_first_checkpoint_where_rho_is_large_and_never_at_zero(rho, steps):
     method = ALOCC(**SMALL, rho=rho)
-    history = fit(method, DATA, precision="fp32", device="cpu")
+    history = fit(method, normals_held_out(), precision="fp32", device="cpu")
     assert history["step"].iloc[-1] == steps
 
 
@@ -303,35 +285,16 @@ def test_an_image_that_the_discriminator_takes_for_real_is_less_abnormal():
 # Trained for some dozens of steps
 
 
-def pictures(count, seed):
-    """A bright blob somewhere on grey, uint8."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[-1:1:32j, -1:1:32j]
-    row, column = random.uniform(-0.4, 0.4, (2, count, 1, 1))
-    blobs = 40 + 180 * np.exp(-4 * ((y - row) ** 2 + (x - column) ** 2))
-    return blobs.astype(np.uint8)[:, None]
-
-
-def part(images):
-    names = np.array([f"{i}.png" for i in range(len(images))])
-    return Part(images, names, names, np.full((len(images), 2), 32))
-
-
-DATA = HeldOut(*map(part, (pictures(32, 0), pictures(0, 0), pictures(8, 1), pictures(0, 0))))
-
-
 def test_some_dozens_of_steps_let_the_reconstruction_fall_and_a_square_raise_residual_and_map():
     method = ALOCC(size=32, width=8, batch_size=8, steps=50, lr=5e-3, rho=0.0)
-    history = fit(method, DATA, precision="fp32", device="cpu")
+    history = fit(method, normals_held_out(), precision="fp32", device="cpu")
     loss = history["R.reconstruction"]
     assert loss.iloc[-5:].mean() < 0.25 * loss.iloc[:3].mean()
     method.eval()
-    x = to_float(torch.from_numpy(pictures(8, 1)))
-    spoilt = x.clone()
-    spoilt[..., 2:10, 2:10] = 1
+    x = to_float(torch.from_numpy(blobs(8, 1)))
+    spoilt, square = with_square(x)
     with torch.no_grad():
         normal, abnormal = method.detect(x), method.detect(spoilt)
     assert (x - normal.restored).square().mean() < 0.25 * loss.iloc[0] / 0.4
     assert abnormal.scores["residual"].mean() > normal.scores["residual"].mean()
-    square = (..., slice(2, 10), slice(2, 10))
     assert abnormal.map[square].mean() > 2 * normal.map[square].mean()

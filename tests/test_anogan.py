@@ -7,16 +7,25 @@ import re
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_expit
 from torch import nn
 
+from helpers import (
+    SMALL,
+    blobs,
+    cross_entropy,
+    images,
+    normals,
+    normals_held_out,
+    parameters,
+    weights,
+    with_square,
+)
 from nblib import progress
 from nblib.batches import Batch, to_float
 from nblib.methods.anogan import AnoGAN, folded
-from nblib.parts import HeldOut, Part
 from nblib.training import fit
 
-SMALL = dict(size=32, width=4, latent=8, batch_size=4, steps=8, search_steps=5)
+SMALLEST = SMALL | dict(latent=8, search_steps=5)
 
 
 @pytest.fixture(autouse=True)
@@ -24,17 +33,9 @@ def seeded():
     torch.manual_seed(0)
 
 
-def images(count=4, channels=1, size=32):
-    return torch.rand(count, channels, size, size) * 2 - 1
-
-
-def batch(count=4):
-    return Batch(images(count), None, None)
-
-
 def ready(**arguments):
     """As after some training: batch norms have seen images, images have contrast, logits differ."""
-    method = AnoGAN(**SMALL | arguments)
+    method = AnoGAN(**SMALLEST | arguments)
     with torch.no_grad():
         method.G[-2].weight *= 20
         method.D.head.weight *= 20
@@ -49,23 +50,6 @@ def ready(**arguments):
 
 def codes(method, count):
     return torch.randn(count, len(method.z0), 1, 1, dtype=method.z0.dtype)
-
-
-def cross_entropy(logits, label):
-    logits = logits.detach().numpy().astype(float)
-    return -np.mean(label * log_expit(logits) + (1 - label) * log_expit(-logits))
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def weights(method):
-    """All parameters of each network in a row."""
-    return {
-        name: torch.cat([p.detach().flatten() for p in network.parameters()])
-        for name, network in method.named_children()
-    }
 
 
 # What it is made of
@@ -112,14 +96,14 @@ def test_the_published_model_has_the_published_settings():
         size=64, channels=1, width=64, latent=100, search_steps=500, search_lr=0.01, lambda_f=0.1,
         lr=2e-4, batch_size=64, steps=30_000, decay=1,
     )  # fmt: skip
-    for optimizer in AnoGAN(**SMALL).optimizers().values():
+    for optimizer in AnoGAN(**SMALLEST).optimizers().values():
         assert isinstance(optimizer, torch.optim.Adam)
         assert optimizer.param_groups[0]["betas"] == (0.5, 0.999)
         assert optimizer.param_groups[0]["lr"] == 2e-4
 
 
 def test_weights_start_as_normal_numbers_of_deviation_002():
-    method = AnoGAN(**SMALL | dict(width=32))
+    method = AnoGAN(**SMALLEST | dict(width=32))
     for module in method.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.weight.numel() > 5000:
             assert module.weight.mean().item() == pytest.approx(0, abs=1e-3)
@@ -131,7 +115,7 @@ def test_weights_start_as_normal_numbers_of_deviation_002():
 
 @pytest.mark.parametrize("size, channels", [(16, 1), (32, 3), (128, 1)])
 def test_other_sizes_and_channels_work(size, channels):
-    method = AnoGAN(**SMALL | dict(size=size, channels=channels, width=2, search_steps=1)).eval()
+    method = AnoGAN(**SMALLEST | dict(size=size, channels=channels, width=2, search_steps=1)).eval()
     x = images(2, channels, size)
     made = method.G(codes(method, 2))
     assert made.shape == x.shape and made.abs().max() <= 1
@@ -171,10 +155,10 @@ def test_the_terms_are_cross_entropies_in_numpy():
 
 
 def test_each_step_updates_the_discriminator_once_and_then_the_generator_once():
-    method = AnoGAN(**SMALL)
+    method = AnoGAN(**SMALLEST)
     optimizers, order = method.optimizers(), []
     for step in (4, 5):
-        for name, terms in method.updates(batch(), step):
+        for name, terms in method.updates(normals(), step):
             before = weights(method)
             optimizers[name].zero_grad()
             own = [p for group in optimizers[name].param_groups for p in group["params"]]
@@ -186,15 +170,15 @@ def test_each_step_updates_the_discriminator_once_and_then_the_generator_once():
 
 
 def test_the_discriminators_update_has_no_graph_into_the_generator():
-    method = AnoGAN(**SMALL)
-    _, terms = next(method.updates(batch(), 0))
+    method = AnoGAN(**SMALLEST)
+    _, terms = next(method.updates(normals(), 0))
     sum(terms.values()).backward()
     assert all(p.grad is None for p in method.G.parameters())
     assert all(p.grad is not None for p in method.D.parameters())
 
 
 def test_the_generator_asks_the_discriminator_already_updated_about_the_same_images():
-    method, data = ready(), batch()
+    method, data = ready(), normals()
     torch.manual_seed(7)
     updates = method.updates(data, 0)
     next(updates)
@@ -210,10 +194,10 @@ def test_the_generator_asks_the_discriminator_already_updated_about_the_same_ima
 
 
 def test_each_step_draws_codes_of_its_own():
-    method, seen = AnoGAN(**SMALL), []
+    method, seen = AnoGAN(**SMALLEST), []
     hook = method.G.register_forward_hook(lambda G, inputs, out: seen.append(inputs[0]))
     for step in range(2):
-        list(method.updates(batch(64), step))
+        list(method.updates(normals(images(64)), step))
     hook.remove()
     first, second = seen
     assert first.shape == (64, 8, 1, 1) and not torch.equal(first, second)
@@ -403,20 +387,6 @@ def test_what_the_generator_cannot_make_raises_all_scores_and_the_map_where_it_i
 # Trained for some dozens of steps
 
 
-def pictures(count, seed):
-    """A bright blob somewhere on grey, uint8."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[-1:1:32j, -1:1:32j]
-    row, column = random.uniform(-0.4, 0.4, (2, count, 1, 1))
-    blobs = 40 + 180 * np.exp(-4 * ((y - row) ** 2 + (x - column) ** 2))
-    return blobs.astype(np.uint8)[:, None]
-
-
-def part(images):
-    names = np.array([f"{i}.png" for i in range(len(images))])
-    return Part(images, names, names, np.full((len(images), 2), 32))
-
-
 @pytest.fixture(scope="module")
 def trained():
     """The method before and after."""
@@ -425,26 +395,24 @@ def trained():
         size=32, width=8, latent=8, batch_size=8, steps=60, lr=2e-3, search_steps=30, search_lr=0.1
     )
     before = copy.deepcopy(method).eval()
-    data = HeldOut(*map(part, (pictures(32, 0), pictures(0, 0), pictures(8, 1), pictures(0, 0))))
-    fit(method, data, precision="fp32", device="cpu")
+    fit(method, normals_held_out(), precision="fp32", device="cpu")
     return before, method.eval()
 
 
 def test_some_dozens_of_steps_bring_normal_images_nearer(trained):
-    x = to_float(torch.from_numpy(pictures(8, 1)))
+    x = to_float(torch.from_numpy(blobs(8, 1)))
     with torch.no_grad():
         before, after = (method.detect(x).scores["residual"] for method in trained)
     assert (after < before).all() and after.mean() < 0.8 * before.mean()
 
 
 def test_after_training_the_loss_of_the_search_falls_and_a_square_raises_it(trained):
-    method, x = trained[1], to_float(torch.from_numpy(pictures(8, 1)))
-    spoilt = x.clone()
-    spoilt[..., 2:10, 2:10] = 1
+    method, x = trained[1], to_float(torch.from_numpy(blobs(8, 1)))
+    spoilt, square = with_square(x)
     with torch.no_grad():
         _, found = method.search(x, [0, 5, 30])
         normal, abnormal = method.detect(x), method.detect(spoilt)
     assert found[30].mean() < 0.9 * found[5].mean() < 0.9 * found[0].mean()
     for name, scores in abnormal.scores.items():
         assert (scores > normal.scores[name]).all()
-    assert abnormal.map[:, 2:10, 2:10].mean() > 2 * normal.map[:, 2:10, 2:10].mean()
+    assert abnormal.map[square].mean() > 2 * normal.map[square].mean()

@@ -1,20 +1,17 @@
 """Brainomaly: its networks, its losses against NumPy, who is updated when, and a short training."""
 
 import inspect
-import itertools
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from helpers import SMALL_MIX, Linear, images, inputs_seen, is_among, mix, parameters
 from nblib.batches import Batch
 from nblib.layers import Translator
 from nblib.methods.brainomaly import Brainomaly
-from nblib.parts import HeldOut, Part
 from nblib.training import fit
-
-SMALL = dict(size=32, width=4, critic_width=4, critic_layers=4, batch_size=4, steps=8)
 
 
 @pytest.fixture(autouse=True)
@@ -23,43 +20,11 @@ def seeded():
 
 
 def small(**arguments):
-    return Brainomaly(**(SMALL | arguments))
-
-
-def images(count=4, channels=1, size=32):
-    return torch.rand(count, channels, size, size) * 2 - 1
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def part(pixels, stem):
-    names = np.array([f"{stem}_{i}.png" for i in range(len(pixels))])
-    return Part(pixels, names, names, np.full((len(pixels), 2), 32))
-
-
-def smooth(count, seed, spots=False):
-    """uint8 (count, 1, 32, 32): slow waves round grey; with `spots` a bright disc on each."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[-1:1:32j, -1:1:32j]
-    a, b, c = random.uniform(-30, 30, (3, count, 1, 1))
-    pixels = 110 + a * x + b * y + c * x * y
-    if spots:
-        cx, cy = random.uniform(-0.5, 0.5, (2, count, 1, 1))
-        pixels = pixels + 80 * ((x - cx) ** 2 + (y - cy) ** 2 < 0.1)
-    return pixels.round().clip(0, 255).astype(np.uint8)[:, None]
-
-
-def data():
-    """16 known normals and 16 unlabeled images, of which half have a disc; none held out."""
-    unlabeled = np.concatenate([smooth(8, 2), smooth(8, 3, spots=True)])
-    none = part(smooth(0, 0), "none")
-    return HeldOut(part(smooth(16, 1), "normal"), part(unlabeled, "mixed"), none, none)
+    return Brainomaly(**(SMALL_MIX | arguments))
 
 
 def train(method):
-    return fit(method, data(), precision="fp32", device="cpu")
+    return fit(method, mix(), precision="fp32", device="cpu")
 
 
 class Adding(nn.Module):
@@ -71,21 +36,6 @@ class Adding(nn.Module):
 
     def forward(self, x):
         return self.map(x)
-
-
-class Linear(nn.Module):
-    """In place of the critic: D(x) = <w, x>, whose gradient is w, of this length, everywhere."""
-
-    def __init__(self, length, channels):
-        super().__init__()
-        w = torch.randn(1, channels, 32, 32)
-        self.w = nn.Parameter(w * length / w.norm())
-
-    def forward(self, x):
-        return (self.w * x).sum((1, 2, 3), keepdim=True)
-
-    def numpy(self, x):
-        return (self.w.detach().numpy().astype(float) * x).sum((1, 2, 3))
 
 
 # What it is made of
@@ -172,15 +122,6 @@ def test_the_map_atanh_x_minus_x_is_the_identity():
     assert found.map.max() < 1e-5
 
 
-def test_the_map_is_half_the_change_and_the_score_its_mean():
-    method, x = small(channels=3).eval(), images(3, 3)
-    expected = np.abs(x.numpy() - in_numpy(method, x)).mean(1) / 2
-    with torch.no_grad():
-        found = method.detect(x)
-    np.testing.assert_allclose(found.map, expected, atol=1e-5)
-    np.testing.assert_allclose(found.scores["residual"], expected.mean((1, 2)), rtol=1e-4)
-
-
 # Losses
 
 
@@ -225,65 +166,6 @@ def test_each_of_the_generators_terms_moves_the_generator(term):
 # Updates
 
 
-def test_the_critic_is_updated_twice_for_one_update_of_the_generator():
-    method, batch = small(), Batch(images(), images(), None)
-    order = [[name for name, _ in method.updates(batch, step)] for step in range(4)]
-    assert order == [["D"], ["D", "G"], ["D"], ["D", "G"]]
-
-
-def test_each_step_changes_the_critic_and_every_other_step_the_generator():
-    method = small(steps=4)
-    noted = [(weights(method.D), weights(method.G))]
-    method.after_step = lambda step: noted.append((weights(method.D), weights(method.G)))
-    train(method)
-    changed = [
-        tuple(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-        for before, after in itertools.pairwise(noted)
-    ]
-    assert changed == [(True, False), (True, True), (True, False), (True, True)]
-
-
-def weights(network):
-    return torch.cat([p.detach().flatten() for p in network.parameters()]).clone()
-
-
-@pytest.mark.parametrize("step", [0, 1])
-def test_the_critics_update_has_no_graph_into_the_generator(step):
-    method = small()
-    _, terms = next(method.updates(Batch(images(), images(), None), step))
-    sum(terms.values()).backward()
-    assert all(p.grad is None for p in method.G.parameters())
-    assert all(p.grad is not None for p in method.D.parameters())
-
-
-def inputs_seen(method, batch, step):
-    """What critic and generator see for each update of a step: {name: {network: [inputs]}}."""
-    seen, updates = {}, {}
-
-    def spy(key, network):
-        forward = network.forward
-
-        def noting(x):
-            seen.setdefault(key, []).append(x.detach())
-            return forward(x)
-
-        network.forward = noting
-
-    spy("D", method.D)
-    spy("G", method.G)
-    for name, _ in method.updates(batch, step):
-        updates[name] = dict(seen)
-        seen.clear()
-    return updates
-
-
-def is_among(x, seen):
-    """Whether every image of x is among those seen, or none is."""
-    distance = (x[:, None] - torch.cat(seen)[None]).abs().amax((2, 3, 4)).amin(1)
-    assert distance.max() < 1e-4 or distance.min() > 0.05
-    return bool(distance.max() < 1e-4)
-
-
 def test_the_critic_sees_normals_as_they_are_and_unlabeled_images_made_healthy():
     method, n, u = small(flips=False), images(), images()
     with torch.no_grad():
@@ -292,35 +174,6 @@ def test_the_critic_sees_normals_as_they_are_and_unlabeled_images_made_healthy()
     kinds = (n, u, n_healthy, u_healthy)
     assert [is_among(x, seen["D"]["D"]) for x in kinds] == [True, False, False, True]
     assert [is_among(x, seen["G"]["D"]) for x in kinds] == [False, False, False, True]
-
-
-# Flips
-
-
-def mirrored(found, x):
-    """Which images of x were mirrored left to right; fails where one was changed otherwise."""
-    same, mirror = ((found == y).flatten(1).all(1) for y in (x, x.flip(3)))
-    assert (same ^ mirror).all()
-    return mirror
-
-
-def test_training_images_are_mirrored_half_of_the_time_each_by_itself():
-    method, n, u = small(), images(200), images(200)
-    seen = inputs_seen(method, Batch(n, u, None), 1)
-    of_u = mirrored(seen["D"]["G"][0], u)
-    of_n = mirrored(seen["D"]["D"][0][200:], n)
-    assert abs(of_n.sum() - 100) < 35 and abs(of_u.sum() - 100) < 35  # five standard deviations
-    assert abs((of_n == of_u).sum() - 100) < 35
-    again = mirrored(seen["G"]["G"][0], torch.cat([u, n]))
-    assert torch.equal(again, torch.cat([of_u, of_n])), "both updates see the same images"
-
-
-def test_without_flips_nothing_is_mirrored():
-    method, n, u = small(flips=False), images(50), images(50)
-    seen = inputs_seen(method, Batch(n, u, None), 1)
-    assert torch.equal(seen["D"]["G"][0], u)
-    assert torch.equal(seen["D"]["D"][0][50:], n)
-    assert torch.equal(seen["G"]["G"][0], torch.cat([u, n]))
 
 
 # Training

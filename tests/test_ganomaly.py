@@ -6,15 +6,24 @@ import re
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_expit
 from torch import nn
 
-from nblib.batches import Batch, to_float
+from helpers import (
+    SMALL,
+    blobs,
+    cross_entropy,
+    images,
+    normals,
+    normals_held_out,
+    parameters,
+    weights,
+    with_square,
+)
+from nblib.batches import to_float
 from nblib.methods.ganomaly import GANomaly
-from nblib.parts import HeldOut, Part
 from nblib.training import fit
 
-SMALL = dict(size=32, width=4, latent=8, batch_size=4, steps=8)
+SMALLEST = SMALL | dict(latent=8)
 
 
 @pytest.fixture(autouse=True)
@@ -22,17 +31,9 @@ def seeded():
     torch.manual_seed(0)
 
 
-def images(count=4, channels=1, size=32):
-    return torch.rand(count, channels, size, size) * 2 - 1
-
-
-def batch(x):
-    return Batch(x, None, None)
-
-
 def ready(**arguments):
     """As after some training: batch norms have seen images, images have contrast, logits differ."""
-    method = GANomaly(**SMALL | arguments)
+    method = GANomaly(**SMALLEST | arguments)
     channels = method.D.features[0][0].in_channels
     with torch.no_grad():
         for module in method.modules():
@@ -46,23 +47,6 @@ def ready(**arguments):
             _, restored, _ = method.G(images(8, channels))
             method.D(restored)
     return method.eval()
-
-
-def cross_entropy(logits, label):
-    logits = logits.detach().numpy().astype(float)
-    return -np.mean(label * log_expit(logits) + (1 - label) * log_expit(-logits))
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def weights(method):
-    """All parameters of each network in a row."""
-    return {
-        name: torch.cat([p.detach().flatten() for p in network.parameters()])
-        for name, network in method.named_children()
-    }
 
 
 # What it is made of
@@ -103,7 +87,7 @@ def test_the_published_model_has_the_published_settings():
         size=64, channels=1, width=64, latent=100, w_adv=1, w_con=50, w_enc=1, lr=2e-4,
         batch_size=64, steps=30_000, decay=1,
     )  # fmt: skip
-    for optimizer in GANomaly(**SMALL).optimizers().values():
+    for optimizer in GANomaly(**SMALLEST).optimizers().values():
         assert isinstance(optimizer, torch.optim.Adam)
         assert optimizer.param_groups[0]["betas"] == (0.5, 0.999)
         assert optimizer.param_groups[0]["lr"] == 2e-4
@@ -130,7 +114,7 @@ def test_the_published_networks_have_maps_of_the_published_shapes():
 def test_no_convolution_has_a_bias():
     layers = [
         module
-        for module in GANomaly(**SMALL).modules()
+        for module in GANomaly(**SMALLEST).modules()
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
     ]
     assert len(layers) == 4 * 4 and all(layer.bias is None for layer in layers)
@@ -153,12 +137,12 @@ def assert_fresh(network):
 
 
 def test_weights_start_as_normal_numbers_of_deviation_002():
-    assert_fresh(GANomaly(**SMALL | dict(width=16)))
+    assert_fresh(GANomaly(**SMALLEST | dict(width=16)))
 
 
 @pytest.mark.parametrize("size, channels", [(16, 1), (32, 3), (128, 1)])
 def test_other_sizes_and_channels_work(size, channels):
-    method = GANomaly(**SMALL | dict(size=size, channels=channels, width=2)).eval()
+    method = GANomaly(**SMALLEST | dict(size=size, channels=channels, width=2)).eval()
     x = images(2, channels, size)
     z, restored, again = method.G(x)
     assert restored.shape == x.shape and restored.abs().max() <= 1
@@ -192,7 +176,7 @@ def test_the_two_codes_are_those_of_the_image_and_of_its_restoration():
 
 def test_the_terms_are_the_thesis_equations_in_numpy():
     method, x = ready(w_adv=2.0, w_con=3.0, w_enc=5.0).train(), images()
-    (first, of_G), (second, of_D) = method.updates(batch(x), 1)
+    (first, of_G), (second, of_D) = method.updates(normals(x), 1)
     z, restored, again = method.G(x)
     difference = method.D.features(x) - method.D.features(restored)
     real, generated = method.D(x), method.D(restored)
@@ -212,10 +196,10 @@ def test_the_terms_are_the_thesis_equations_in_numpy():
 
 
 def test_each_step_updates_the_generator_once_and_then_the_discriminator_once():
-    method = GANomaly(**SMALL)
+    method = GANomaly(**SMALLEST)
     optimizers, order = method.optimizers(), []
     for step in (4, 5):
-        for name, terms in method.updates(batch(images()), step):
+        for name, terms in method.updates(normals(images()), step):
             before = weights(method)
             optimizers[name].zero_grad()
             own = [p for group in optimizers[name].param_groups for p in group["params"]]
@@ -227,8 +211,8 @@ def test_each_step_updates_the_generator_once_and_then_the_discriminator_once():
 
 
 def test_the_discriminators_update_has_no_graph_into_the_generator():
-    method = GANomaly(**SMALL)
-    _, (_, terms) = method.updates(batch(images()), 1)
+    method = GANomaly(**SMALLEST)
+    _, (_, terms) = method.updates(normals(images()), 1)
     sum(terms.values()).backward()
     assert all(p.grad is None for p in method.G.parameters())
     assert all(p.grad is not None for p in method.D.parameters())
@@ -236,7 +220,7 @@ def test_the_discriminators_update_has_no_graph_into_the_generator():
 
 def test_the_discriminators_terms_are_of_images_made_before_the_generators_update():
     method, x = ready(), images()
-    updates = method.updates(batch(x), 1)
+    updates = method.updates(normals(x), 1)
     next(updates)
     before = cross_entropy(method.D(method.G(x)[1]), 0) / 2
     with torch.no_grad():
@@ -282,7 +266,7 @@ def test_the_discriminator_starts_afresh_where_its_loss_is_below_1e5_at_a_tenth_
     method, x = ready(width=8), images()
     telling(method, x, logit)
     before = weights(method)
-    updates = method.updates(batch(x), step)
+    updates = method.updates(normals(x), step)
     next(updates)
     _, terms = next(updates)
     loss = sum(terms.values()).item()
@@ -337,35 +321,16 @@ def test_scores_hang_on_the_batch_in_training_mode_alone():
 # Trained for some dozens of steps
 
 
-def pictures(count, seed):
-    """A bright blob somewhere on grey, uint8."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[-1:1:32j, -1:1:32j]
-    row, column = random.uniform(-0.4, 0.4, (2, count, 1, 1))
-    blobs = 40 + 180 * np.exp(-4 * ((y - row) ** 2 + (x - column) ** 2))
-    return blobs.astype(np.uint8)[:, None]
-
-
-def part(images):
-    names = np.array([f"{i}.png" for i in range(len(images))])
-    return Part(images, names, names, np.full((len(images), 2), 32))
-
-
-DATA = HeldOut(*map(part, (pictures(32, 0), pictures(0, 0), pictures(8, 1), pictures(0, 0))))
-
-
 def test_some_dozens_of_steps_let_the_reconstruction_fall_and_a_square_raise_residual_and_map():
-    method = GANomaly(**SMALL | dict(batch_size=8, steps=60, lr=2e-3))
-    history = fit(method, DATA, precision="fp32", device="cpu")
+    method = GANomaly(**SMALLEST | dict(batch_size=8, steps=60, lr=2e-3))
+    history = fit(method, normals_held_out(), precision="fp32", device="cpu")
     loss = history["G.contextual"]
     assert loss.iloc[-5:].mean() < 0.4 * loss.iloc[:3].mean()
     method.eval()
-    x = to_float(torch.from_numpy(pictures(8, 1)))
-    spoilt = x.clone()
-    spoilt[..., 2:10, 2:10] = 1
+    x = to_float(torch.from_numpy(blobs(8, 1)))
+    spoilt, square = with_square(x)
     with torch.no_grad():
         normal, abnormal = method.detect(x), method.detect(spoilt)
     assert (x - normal.restored).abs().mean() < 0.5 * loss.iloc[0] / 50
     assert abnormal.scores["residual"].mean() > normal.scores["residual"].mean()
-    square = (..., slice(2, 10), slice(2, 10))
     assert abnormal.map[square].mean() > 2 * normal.map[square].mean()

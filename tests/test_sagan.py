@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import images, parameters
+from helpers import SMALL_MIX, batch, images, parameters, values
 from nblib.batches import Batch, Batches
 from nblib.encodings import Attention, AttentionSpec, BinaryCode, LearnedPlace, Rope2d, Sinusoidal2d
 from nblib.layers import (
@@ -25,7 +25,6 @@ from nblib.methods.method import detect_all
 from nblib.methods.sagan import SAGAN, Generator
 from nblib.probes import learned_places, with_swapped_codes, without_codes
 
-SMALL = dict(size=32, width=4, critic_width=4, critic_layers=4, batch_size=4, steps=8)
 FORMS = pytest.mark.parametrize("placed", [Placed, PlacedBehindNorm])
 VARIANTS = [name for name in METHODS if name.startswith("sagan")]
 
@@ -39,21 +38,13 @@ def generator(**arguments):
     return Generator(**(dict(size=32, width=4) | arguments))
 
 
-def batch(channels=1):
-    return Batch(images(4, channels), images(4, channels), images(4, channels))
-
-
 def small(name, **arguments):
-    return METHODS[name].make(**SMALL | arguments).eval()
+    return METHODS[name].make(**SMALL_MIX | arguments).eval()
 
 
 def published(name):
     with torch.device("meta"):
         return METHODS[name].make()
-
-
-def values(terms):
-    return {name: term.item() for name, term in terms.items()}
 
 
 # What it is made of
@@ -69,7 +60,7 @@ def test_the_published_model_has_the_published_settings():
     settings = {k: p.default for k, p in inspect.signature(SAGAN).parameters.items()}
     assert settings["width"] == 64 and settings["grid"] == 2 and settings["batch_size"] == 32
     assert settings["lr"] == 5e-5 and settings["steps"] == 100_000 and settings["decay"] == 1
-    for optimizer in SAGAN(**SMALL).optimizers().values():
+    for optimizer in SAGAN(**SMALL_MIX).optimizers().values():
         assert optimizer.param_groups[0]["betas"] == (0.5, 0.999)
         assert optimizer.param_groups[0]["lr"] == 5e-5
 
@@ -546,7 +537,7 @@ def test_scoring_has_no_chance_in_it():
 
 
 def test_the_generators_terms_are_the_thesis_equation_in_numpy():
-    method = SAGAN(**SMALL, lambda_id=2.0, lambda_rec=3.0).eval()
+    method = SAGAN(**SMALL_MIX, lambda_id=2.0, lambda_rec=3.0).eval()
     n, u, p = batch()
     with torch.no_grad():
         terms = method.generator_terms(Batch(n, u, p))
@@ -561,7 +552,7 @@ def test_the_generators_terms_are_the_thesis_equation_in_numpy():
 
 
 def test_the_critics_terms_are_the_thesis_equation_in_numpy():
-    method = SAGAN(**SMALL, lambda_gp=7.0).eval()
+    method = SAGAN(**SMALL_MIX, lambda_gp=7.0).eval()
     normal, unlabeled, pseudo = batch()
     torch.manual_seed(11)
     name, terms = next(method.updates(Batch(normal, unlabeled, pseudo), 0))
@@ -584,7 +575,7 @@ def test_the_critics_terms_are_the_thesis_equation_in_numpy():
 
 
 def test_the_critic_learns_to_call_normal_images_large_and_generated_ones_small():
-    method = SAGAN(**SMALL)
+    method = SAGAN(**SMALL_MIX)
     normal, healthy = images() * 0.1 + 0.5, images() * 0.1 - 0.5
     optimizer = torch.optim.Adam(method.D.parameters(), 1e-3)
     for _ in range(30):
@@ -594,36 +585,8 @@ def test_the_critic_learns_to_call_normal_images_large_and_generated_ones_small(
     assert method.D(normal).mean() > method.D(healthy).mean() + 0.5
 
 
-def test_the_critics_update_has_no_graph_into_the_generator():
-    method = SAGAN(**SMALL)
-    _, terms = next(method.updates(batch(), 0))
-    sum(terms.values()).backward()
-    assert all(p.grad is None for p in method.G.parameters())
-    assert all(p.grad is not None for p in method.D.parameters())
-
-
-def test_the_critic_is_updated_twice_for_one_update_of_the_generator():
-    method = SAGAN(**SMALL)
-    order = [[name for name, _ in method.updates(batch(), step)] for step in range(4)]
-    assert order == [["D"], ["D", "G"], ["D"], ["D", "G"]]
-
-
-def test_the_generators_loss_is_computed_with_the_critic_already_updated():
-    method, data = SAGAN(**SMALL).eval(), batch()
-    updates = method.updates(data, 1)
-    before = method.D(method.G(data.unlabeled)).mean().item()
-    next(updates)
-    with torch.no_grad():
-        for weight in method.D.parameters():
-            weight += 0.1 * torch.randn_like(weight)
-    after = method.D(method.G(data.unlabeled)).mean().item()
-    _, terms = next(updates)
-    assert terms["adversarial"].item() == pytest.approx(-after, rel=1e-4)
-    assert abs(after - before) > 0.01 * abs(after)
-
-
 def test_a_few_dozen_steps_let_the_reconstruction_loss_fall():
-    method = SAGAN(**SMALL, lr=5e-3)
+    method = SAGAN(**SMALL_MIX, lr=5e-3)
     ramp = torch.linspace(-0.8, 0.8, 32)[:, None].expand(32, 32)
     normal = torch.stack([ramp, 0.5 * ramp])[:, None]
     pseudo = normal.clone()
@@ -643,18 +606,8 @@ def test_a_few_dozen_steps_let_the_reconstruction_loss_fall():
 # What it says of an image
 
 
-def test_the_map_is_half_the_change_and_the_score_its_mean():
-    method, x = SAGAN(**SMALL, channels=3).eval(), images(3, 3)
-    with torch.no_grad():
-        found, restored = method.detect(x), method.G(x).numpy()
-    expected = np.abs(x.numpy() - restored).mean(1) / 2
-    np.testing.assert_allclose(found.map.numpy(), expected, atol=1e-6)
-    score = found.scores["residual"].numpy()
-    np.testing.assert_allclose(score, expected.mean((1, 2)), rtol=1e-5)
-
-
 def test_gate_maps_are_pasted_together_deepest_first_and_leave_no_hooks():
-    method, x = SAGAN(**SMALL).eval(), images(3)
+    method, x = SAGAN(**SMALL_MIX).eval(), images(3)
     with torch.no_grad():
         plain = method.G(x)
         maps = method.gate_maps(x)
@@ -669,7 +622,7 @@ def test_gate_maps_are_pasted_together_deepest_first_and_leave_no_hooks():
 
 
 def test_gate_maps_are_what_the_gates_let_through():
-    method, x = SAGAN(**SMALL | dict(grid=1)).eval(), images(2)
+    method, x = SAGAN(**SMALL_MIX | dict(grid=1)).eval(), images(2)
     seen = []
     gates = [method.G.decoder.gate1, method.G.decoder.gate2, method.G.decoder.gate3]
     hooks = [
@@ -684,14 +637,14 @@ def test_gate_maps_are_what_the_gates_let_through():
 
 
 def test_no_hooks_are_left_where_the_gate_maps_fail():
-    method = SAGAN(**SMALL)
+    method = SAGAN(**SMALL_MIX)
     with pytest.raises(RuntimeError):
         method.gate_maps(images(1, channels=2))
     assert not any(m._forward_hooks for m in method.modules())
 
 
 def test_scores_are_the_same_whatever_mode_the_method_is_in():
-    method = SAGAN(**SMALL)
+    method = SAGAN(**SMALL_MIX)
     pictures = np.random.default_rng(0).integers(0, 256, (5, 1, 32, 32), np.uint8)
     scores = [detect_all(m, pictures).scores["residual"] for m in (method.train(), method.eval())]
     assert np.array_equal(*scores)
@@ -699,7 +652,7 @@ def test_scores_are_the_same_whatever_mode_the_method_is_in():
 
 @pytest.mark.parametrize("gate, alpha", [(OpenGate, 1), (ClosedGate, 0)])
 def test_gates_that_are_open_or_closed_have_maps_too(gate, alpha):
-    maps = SAGAN(**SMALL, gate=gate).eval().gate_maps(images(2))
+    maps = SAGAN(**SMALL_MIX, gate=gate).eval().gate_maps(images(2))
     assert [tuple(m.shape) for m in maps] == [(2, 4, 4), (2, 8, 8), (2, 16, 16)]
     assert all((m == alpha).all() for m in maps)
 
