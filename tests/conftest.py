@@ -21,19 +21,12 @@ settings.load_profile("nblib")
 LISTS = {"train/0": 4, "train/unlabeled/0": 3, "train/unlabeled/1": 3, "test/0": 3, "test/1": 3}
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests of one file, or of one method under the contract, share a worker and what is cached.
+    """The longest files, of the notebooks and of batches, come first, so that they do not end last.
 
-    So that the longest tests, of the notebooks and of batches, do not come last, they come first,
-    and the halves of the notebooks stand alone.
+    `make test` gives each file to one worker (--dist loadfile), and so what its tests cache.
     """
     items.sort(key=lambda item: item.path.stem not in ("test_collection", "test_snakefile"))
-    for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        method = parameters.get("name", "") if item.path.stem == "test_contract" else ""
-        part = parameters.get("stages", method)
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {part}"))
 
 
 @pytest.fixture(scope="session", autouse=True)
