@@ -262,6 +262,16 @@ def test_detection_calls_abnormal_what_lies_above_the_held_out_threshold():
     assert np.isclose(found["f1"], f1_score(test["label"], test["score"] > held[38]))
 
 
+def test_an_image_at_the_threshold_itself_is_called_normal():
+    """`threshold` promises its specificity of images at or below it."""
+    table = score_table()
+    cut = metrics.detection(table, 50)["threshold"]
+    of_test = table.index[table["part"] == "test"]
+    table.loc[of_test, "score"] = np.where(table.loc[of_test, "label"] == 1, cut, cut - 1)
+    for found in (metrics.detection(table, 50), metrics.decisions(table)):
+        assert (found["sensitivity"], found["specificity"]) == (0, 1)
+
+
 def test_decisions_at_90_percent_use_the_lower_rank():
     table = score_table()
     held = sorted(table.loc[table["part"] == "held_out_normal", "score"])

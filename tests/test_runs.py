@@ -230,6 +230,12 @@ def test_a_finished_run_is_taken_from_its_folder(at_home, sagan, noise, monkeypa
     assert contents(sagan.folder) == before
 
 
+def test_a_run_that_was_cut_off_before_its_metrics_is_not_finished(dataset):
+    finished = run("mean_image", dataset, "smoke")
+    (finished.folder / "metrics.json").unlink()
+    assert run("mean_image", dataset, "smoke").metrics["images"] == len(dataset.test)
+
+
 @pytest.mark.parametrize(
     "change, named",
     [

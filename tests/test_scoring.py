@@ -39,7 +39,7 @@ def test_the_images_of_the_set_get_the_scores_they_have(run):
     assert (table["problem"] == "").all()
 
 
-def test_decisions_are_those_of_the_threshold_from_held_out_normals(run, tmp_path):
+def test_decisions_are_those_of_the_threshold_from_held_out_normals(run, tmp_path, monkeypatch):
     run, dataset = run
     Image.new("L", (64, 64)).save(tmp_path / "black.png")
     tables = [scoring.score(folder, run) for folder in (dataset.folder / "images", tmp_path)]
@@ -49,6 +49,11 @@ def test_decisions_are_those_of_the_threshold_from_held_out_normals(run, tmp_pat
     assert len(held) == 20 and run.metrics["threshold"] == pytest.approx(held[19])
     expected = np.where(table["score"] > held[19], "abnormal", "normal")
     assert (table["decision"] == expected).all() and set(expected) == {"abnormal", "normal"}
+    # An image whose score is the threshold itself is not above it.
+    file = dataset.folder / "images" / dataset.test.names[0]
+    (score,) = scoring.score(file, run)["score"]
+    monkeypatch.setattr(scoring.metrics, "threshold", lambda held_out: score)
+    assert list(scoring.score(file, run)["decision"]) == ["normal"]
 
 
 def test_a_picture_a_dicom_file_and_a_damaged_one_in_a_deep_folder(run, tmp_path):
