@@ -281,7 +281,7 @@ def test_the_phantom_is_drawn_where_it_is_missing(project_root, set_writer, monk
         written.append(folder)
         return set_writer(folder)
 
-    monkeypatch.setattr(datasets.phantom, "write", write)
+    monkeypatch.setattr(datasets.phantom, "write_phantom", write)
     assert len(load("phantom", 16).test) == len(load("phantom", 16).test) == 6
     assert [folder.resolve() for folder in written] == [
         (project_root / "data" / "sets" / "phantom").resolve()
