@@ -4,6 +4,8 @@ DATA ?= phantom
 BUDGET ?= quick
 SEEDS ?= 0
 JOBS ?= $(shell nproc)
+# Tests of batches and of kernels mostly wait.
+TESTERS ?= $(shell expr $(JOBS) + 1)
 PYTHON ?= python3
 ROOT = $(abspath $(or $(NBLIB_ROOT),.))
 BIN = .venv/bin
@@ -29,7 +31,7 @@ figures report ratios: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

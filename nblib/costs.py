@@ -1,9 +1,7 @@
 """What a method costs: parameters, operations as torch counts them, memory, and time."""
 
-import io
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 
 import numpy as np
 import pandas as pd
@@ -150,8 +148,9 @@ def thesis_time(*methods: str, tflops: float = GPU_TFLOPS) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").round(1)
 
 
-def count(name: str, budget: str, size: int = 64, channels: int = 1) -> dict[str, float]:
-    """parameters, score_mflop; train_mflop of an image, step_images, memory_mib (0 untrained).
+def count(name: str, budget: str, size: int = 64, channels: int = 1) -> dict:
+    """networks (parameters of each, where it has some), parameters, score_mflop; train_mflop of an
+    image, step_images, memory_mib (0 untrained).
 
     Remembered in data/cache, since the published sizes take seconds each.
     """
@@ -159,9 +158,14 @@ def count(name: str, budget: str, size: int = 64, channels: int = 1) -> dict[str
     return memory.cache(_totals)(name, budget, size, channels, code_digest(name))
 
 
-def _totals(name: str, budget: str, size: int, channels: int, code: str) -> dict[str, float]:
+def _totals(name: str, budget: str, size: int, channels: int, code: str) -> dict:
     method, image = _of_one_image(name, budget, size, channels)
-    found = {"parameters": _trained(method), "score_mflop": _scoring(method, image) / 1e6}
+    of_networks = {part: _trained(network) for part, network in method.named_children()}
+    found = {
+        "networks": {part: number for part, number in of_networks.items() if number},
+        "parameters": _trained(method),
+        "score_mflop": _scoring(method, image) / 1e6,
+    }
     if not _trains(name):
         return found | dict.fromkeys(("train_mflop", "step_images", "memory_mib"), 0)
     batch_size = budgets.arguments(name, budget, size, channels)["batch_size"]
@@ -220,12 +224,11 @@ def _of_one_image(name: str, budget: str, size: int, channels: int) -> tuple[Met
 
 
 def _count(name: str, budget: str, size: int, channels: int) -> dict[str, str]:
-    method, image = _of_one_image(name, budget, size, channels)
-    rows = {f"parameters of {part}": _trained(net) for part, net in method.named_children()}
-    rows = {what: f"{number:,}" for what, number in rows.items() if number}
-    rows["scoring an image, MFLOP"] = f"{_scoring(method, image) / 1e6:,.0f}"
+    found = count(name, budget, size, channels)
+    rows = {f"parameters of {part}": f"{n:,}" for part, n in found["networks"].items()}
+    rows["scoring an image, MFLOP"] = f"{found['score_mflop']:,.0f}"
     if _trains(name):
-        rows["training with an image, MFLOP"] = f"{training(method, image, 1)[0] / 1e6:,.0f}"
+        rows["training with an image, MFLOP"] = f"{found['train_mflop']:,.0f}"
     return rows
 
 
@@ -265,8 +268,18 @@ class Counter(TorchDispatchMode):
 
 
 def _scoring(method: Method, image: torch.Tensor) -> int:
-    # A search on a slow machine would say how far it is.
-    with Counter() as counter, torch.no_grad(), redirect_stdout(io.StringIO()):
+    """Operations to score an image; of a search, whose steps are all alike, from the first two."""
+    if not method.optimises:
+        return _detecting(method, image)
+    steps, totals = method.search_steps, []
+    for method.search_steps in (1, 2):
+        totals.append(_detecting(method, image))
+    method.search_steps = steps
+    return totals[0] + (steps - 1) * (totals[1] - totals[0])
+
+
+def _detecting(method: Method, image: torch.Tensor) -> int:
+    with Counter() as counter, torch.no_grad():
         method.eval().detect(image)
     return counter.total
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -28,7 +27,12 @@ from nblib.methods.catalogue import FAMILIES, entry
 from nblib.methods.method import Detection
 from nblib.runs import Run
 
-_PALETTE = sns.color_palette("colorblind").as_hex()
+_PALETTE = (
+    *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"),
+    *("#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9"),
+)
+"""Seaborn's "colorblind"; it is imported where it draws, which takes most of a second."""
+
 NORMAL, ABNORMAL, HELD_OUT = _PALETTE[0], _PALETTE[1], _PALETTE[7]
 """Colours of normal and abnormal test images and of held-out known normals."""
 
@@ -270,6 +274,8 @@ def distributions(statistics: dict[str, np.ndarray], labels: np.ndarray, title: 
 
     labels: 0 normal, 1 abnormal, -1 unknown.
     """
+    import seaborn as sns
+
     figure, axes = _figure(1, len(statistics), height=2.2)
     for cell, (name, values) in zip(axes[0], statistics.items(), strict=True):
         words = np.select([labels == 0, labels == 1], ["normal", "abnormal"], "label unknown")
@@ -536,6 +542,8 @@ def _nothing(title: str) -> Figure:
 @_styled
 def matrix(table: pd.DataFrame, title: str, label: str, middle: float = 0.0) -> Figure:
     """A table of numbers, written into cells whose colour goes from `middle` to both sides."""
+    import seaborn as sns
+
     if table.empty:
         return _nothing(title)
     figure, axes = _figure(height=1.1 + 0.2 * len(table))

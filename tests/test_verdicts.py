@@ -46,6 +46,9 @@ def shift_for(difference, seed_noise=0.1, base=1.0):
     return np.interp(difference, areas, shifts)
 
 
+TIMES = 300
+
+
 def many(count, margin, resamples=80, seed=0, **settings):
     """The share of each verdict in `count` made-up experiments."""
     random = np.random.default_rng(seed)
@@ -67,17 +70,17 @@ def many(count, margin, resamples=80, seed=0, **settings):
     ids=str,
 )
 def test_without_a_true_difference_it_says_so_at_most_at_its_level(settings):
-    shares = many(500, margin=0.01, **settings)
-    # 5 %, and three standard deviations of a share of 500.
-    assert shares.get(DIFFERS, 0) + shares.get(WITHIN, 0) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 500)
+    shares = many(TIMES, margin=0.01, **settings)
+    # 5 %, and three standard deviations of a share of so many.
+    assert shares.get(DIFFERS, 0) + shares.get(WITHIN, 0) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / TIMES)
     assert shares.get(DIFFERS, 0) > 0.002  # it does test something
 
 
 @pytest.mark.parametrize("settings", [{"patients": 200}, {"patients": 200, "seeds": 5}], ids=str)
 def test_with_a_true_difference_of_the_margin_it_is_equivalent_at_most_at_5_percent(settings):
-    shares = many(500, margin=0.05, shift=shift_for(0.05), **settings)
+    shares = many(TIMES, margin=0.05, shift=shift_for(0.05), **settings)
     inside = shares.get(EQUIVALENT, 0) + shares.get(WITHIN, 0)
-    assert inside <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 500)
+    assert inside <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / TIMES)
 
 
 def test_power_grows_with_patients_and_seeds():

@@ -59,7 +59,8 @@ class Method(nn.Module):
     """The size of images it needs, where that is not the size of the set (see `runs.run`)."""
 
     optimises: bool = False
-    """Whether `detect` optimises for each image: too slow for AUCp at every checkpoint."""
+    """Whether `detect` optimises for each image, in `search_steps` steps that are all alike: too
+    slow for AUCp at every checkpoint."""
 
     def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
         """The closed-form part, once before step 0, from floats (n, C, H, W) in [-1, 1]."""
