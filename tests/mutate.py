@@ -141,7 +141,7 @@ MUTATIONS = [
         "nblib/methods/sagan.py",
         "self.gate2(o1, s2)",
         "self.gate2(s2, o1)",
-        ("tests/test_sagan.py",),
+        ("tests/test_authors.py",),
     ),
     Mutation(
         "nblib/methods/swin.py",
