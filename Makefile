@@ -41,12 +41,12 @@ bench: .venv/installed
 
 # Keeps the per-image scores of finished runs in data/scores, to be committed.
 keep: .venv/installed
-	$(BIN)/python -m nblib.report keep $(DATA) $(BUDGET)
+	$(BIN)/python -m nblib.results.report keep $(DATA) $(BUDGET)
 
 # Previous and next links at the end of each notebook; the tables of notebooks, there and in README.
 links: .venv/installed
 	$(BIN)/python -m nblib.notebooks links
-	$(BIN)/python -m nblib.readme
+	$(BIN)/python -m nblib.results.readme
 
 # Takes the outputs out of the notebooks, but for the cells that tests compare.
 strip: .venv/installed

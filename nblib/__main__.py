@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nblib import scoring
+from nblib.training import scoring
 
 
 def main() -> None:

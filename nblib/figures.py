@@ -19,13 +19,13 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import NullFormatter
 
 from nblib import metrics
-from nblib.batches import to_float
-from nblib.datasets import Dataset
+from nblib.data.batches import to_float
+from nblib.data.datasets import Dataset
+from nblib.data.labels import Labels
 from nblib.files import root, write_json, written_whole
-from nblib.labels import Labels
 from nblib.methods.catalogue import FAMILIES, entry
 from nblib.methods.method import Detection
-from nblib.runs import Run
+from nblib.training.runs import Run
 
 _PALETTE = (
     *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"),

@@ -15,7 +15,8 @@ import papermill
 import pytest
 import yaml
 
-from nblib import phantom, report, verdicts
+from nblib.data import phantom
+from nblib.results import report, verdicts
 
 PROJECT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))

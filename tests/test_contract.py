@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from nblib import budgets, training
-from nblib.batches import Batches, step_seed, to_float
-from nblib.losses import gradient_penalty
+from nblib.data.batches import Batches, step_seed, to_float
+from nblib.data.parts import HeldOut, Part
 from nblib.methods.catalogue import METHODS
+from nblib.methods.losses import gradient_penalty
 from nblib.methods.method import Method, detect_all
-from nblib.parts import HeldOut, Part
-from nblib.training import TrainingError, fit
+from nblib.training import budgets, loop
+from nblib.training.loop import TrainingError, fit
 
 SIZE, SEED = 32, 5
 SMALL = {"critic_layers": 4, "pixels": 224}
@@ -332,7 +332,7 @@ def pair_steps(precision):
 
 def test_one_region_of_autocast_round_both_updates_would_not_pass(monkeypatch):
     assert_terms_are_those_of_their_moment(pair_steps("bf16"), "bf16")
-    monkeypatch.setattr(training, "next_update", lambda updates, *_: next(updates, None))
+    monkeypatch.setattr(loop, "next_update", lambda updates, *_: next(updates, None))
     with torch.autocast("cpu", torch.bfloat16):
         steps = pair_steps("bf16")
     with pytest.raises(AssertionError):
@@ -364,7 +364,7 @@ def test_after_every_yield_the_modes_of_gradient_and_autocast_are_as_before(name
     modes = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
     for step in range(2):
         updates = method.updates(batch, step)
-        while training.next_update(updates, "cpu", precision) is not None:
+        while loop.next_update(updates, "cpu", precision) is not None:
             assert modes == (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
     spied(method)  # asserts the same inside the region of autocast
     list(method.updates(batch, 1))

@@ -2,8 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nblib import datasets, figures, runs
-from nblib.labels import load_labels
+from nblib import figures
+from nblib.data import datasets
+from nblib.data.labels import load_labels
+from nblib.training import runs
 
 
 @pytest.fixture
@@ -154,7 +156,7 @@ def test_differences_show_question_pair_interval_and_margin():
 
 
 def test_every_verdict_has_a_marker():
-    from nblib import verdicts
+    from nblib.results import verdicts
 
     words = {verdicts.DIFFERS, verdicts.WITHIN, verdicts.EQUIVALENT, verdicts.CANNOT_TELL}
     assert set(figures.ANSWERS) == words

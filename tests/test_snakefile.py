@@ -21,11 +21,12 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
-from nblib import phantom, runs
+from nblib.data import phantom
 from nblib.methods.catalogue import METHODS, by_notebook
+from nblib.training import runs
 
 PROJECT = Path(__file__).parent.parent
-NOTEBOOK = """from nblib import datasets, runs
+NOTEBOOK = """from nblib.data import datasets; from nblib.training import runs
 assert seed != 99, "made to fail"
 runs.run({method}, datasets.load(data), budget, seed)"""
 # A run of the budget `smoke` is over before it can be killed: the copy's `quick` is as small, but
@@ -40,7 +41,7 @@ def project(tmp_path_factory):
     ignored = shutil.ignore_patterns("__pycache__", "*.ipynb")
     for name in ("nblib", "notebooks"):
         shutil.copytree(PROJECT / name, copy / name, ignore=ignored)
-    with open(copy / "nblib" / "budgets.py", "a") as file:
+    with open(copy / "nblib" / "training" / "budgets.py", "a") as file:
         file.write(SLOW)
     write_notebook(copy / "notebooks" / "22_sagan.ipynb", '"sagan"')
     write_notebook(copy / "notebooks" / "02_trivial_baselines.ipynb", "method")
@@ -289,7 +290,7 @@ def test_a_failed_notebook_is_shown_and_its_copy_kept(project, tiny, tmp_path):
     code, output = batch(project, root, target, "--retries", "0", data=tiny, seeds="99")
     assert code == 1
     copy = root / "data/executed/tiny/smoke/02_trivial_baselines-pca16-seed99.ipynb"
-    head = "02_trivial_baselines.ipynb failed in its code cell 3: from nblib import datasets, runs"
+    head = "02_trivial_baselines.ipynb failed in its code cell 3: from nblib.data import datasets"
     assert head in output
     assert f"AssertionError: made to fail\nExecuted copy: {copy}\n" in output
     assert nbformat.read(copy, 4).cells[-1].outputs[-1].ename == "AssertionError"

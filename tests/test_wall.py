@@ -7,6 +7,7 @@ wall; a method opens no file. So no label, no run and no score of a test image i
 import ast
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +15,19 @@ from pathlib import Path
 import pytest
 
 import nblib
-from nblib.batches import Batch
-from nblib.datasets import Dataset
-from nblib.parts import HeldOut, Part
+from nblib.data.batches import Batch
+from nblib.data.datasets import Dataset
+from nblib.data.parts import HeldOut, Part
 
 PACKAGE = Path(nblib.__file__).parent
 METHODS = sorted((PACKAGE / "methods").glob("*.py"))
 
-FOR_METHODS = {"batches", "encodings", "layers", "losses", "methods", "progress"}
-"""Modules of nblib that a method may import."""
+FOR_METHODS = {"data.batches", "methods", "progress"}
+"""Modules and rooms of nblib that a method may import."""
 
-BELOW = FOR_METHODS | {"files", "metrics", "parts", "pseudo", "training"}
+BELOW = FOR_METHODS | {
+    *("data", "data.parts", "data.pseudo", "files", "metrics", "training", "training.loop")
+}
 """Those that may be there once all methods and the loop are imported."""
 
 # Words, in a name, an attribute, an import or a text.
@@ -35,12 +38,14 @@ WAYS_TO_OPEN = {
     *("glob", "iterdir", "scandir", "listdir", "subprocess", "system", "popen", "os", "shutil"),
 }
 WAYS = WAYS_TO_IMPORT | WAYS_TO_OPEN
+LAWFUL = rf"nblib\.({'|'.join(map(re.escape, FOR_METHODS))})\."
 OPENS_BY_TORCH_LOAD = {"authors", "pretrained"}
 """The authors' checkpoints, and the weights that come with a package."""
 
 IMPORTED = """
 import json, sys
-import torch, nblib.training, nblib.methods.catalogue  # what is there before a method is looked at
+# What is there before a method is looked at:
+import torch, nblib.training.loop, nblib.methods.catalogue
 import ast, os
 
 for file in sys.argv[1:]:
@@ -67,8 +72,8 @@ def loaded(*files):
 
 def above(modules):
     """Of some modules of nblib those that do not lie below the wall."""
-    parts = [name.split(".")[1] for name in modules if "." in name]
-    return sorted(set(parts) - BELOW)
+    names = {name.removeprefix("nblib.") for name in modules} - {"nblib"}
+    return sorted(name for name in names - BELOW if not name.startswith("methods."))
 
 
 def named(file):
@@ -82,8 +87,7 @@ def named(file):
         else:
             whole = []
         for name in whole:
-            first, second, *_ = name.split(".")
-            if first == "nblib" and second not in FOR_METHODS:
+            if name.startswith("nblib") and not re.match(LAWFUL, name):
                 found.add(name.strip("."))
             found |= set(name.split(".")) & WAYS
         if isinstance(node, ast.Name | ast.Attribute):
@@ -99,7 +103,7 @@ def named(file):
 
 
 def test_the_loop_and_all_methods_together_load_nothing_that_knows_labels():
-    (modules,) = loaded(PACKAGE / "training.py")
+    (modules,) = loaded(PACKAGE / "training" / "loop.py")
     assert above(modules) == []
     of_the_catalogue = {file.stem for file in METHODS[1:]} - {"authors", "toy"}
     assert {f"nblib.methods.{stem}" for stem in of_the_catalogue} <= set(modules)
@@ -126,42 +130,42 @@ def test_what_a_method_loads_with_torch_are_tensors_alone():
 
 ROUND_IT = {
     "the scores of a finished run": """
-        from nblib.runs import Run
+        from nblib.training.runs import Run
         def labels(folder): return Run(folder).scores["label"]
     """,
     "the results of all runs": """
-        from nblib.report import collect
+        from nblib.results.report import collect
         def labels(): return collect("nih", "laptop")[0].scores["label"]
     """,
     "a module that has imported it": """
-        from nblib.explore import datasets
+        from nblib.widgets.explore import datasets
         def labels(x): return datasets.load_labels(x)
     """,
-    "the labels themselves": "from nblib.labels import load_labels",
+    "the labels themselves": "from nblib.data.labels import load_labels",
     "an import inside a function": """
         def enough(self, held_out):
-            from nblib.labels import load_labels
+            from nblib.data.labels import load_labels
             return load_labels
     """,
-    "the lists by label": "import nblib.split as lists",
+    "the lists by label": "import nblib.data.split as lists",
     "a set drawn by label": """
-        from nblib import datasets
+        from nblib.data import datasets
         def abnormal(name): return datasets.load(name, unlabeled_ratio=1.0).unlabeled.names
     """,
     "the package, by attribute": """
         import nblib
-        def labels(): return nblib.labels.load_labels
+        def labels(): return nblib.data.labels.load_labels
     """,
     "an import by name": """
         import importlib
-        def labels(): return importlib.import_module("nblib." + "labels")
+        def labels(): return importlib.import_module("nblib.data." + "labels")
     """,
     "an import by a function of Python": """
-        def labels(): return __import__("nblib.labels")
+        def labels(): return __import__("nblib.data.labels")
     """,
     "what is loaded already": """
         import sys
-        def labels(): return sys.modules["nblib.labels"]
+        def labels(): return sys.modules["nblib.data.labels"]
     """,
     "a file of scores": """
         import pandas as pd
@@ -179,7 +183,7 @@ ROUND_IT = {
         import numpy as np
         def maps(folder): return np.load(folder / "maps.npz")
     """,
-    "a helper of the loop": "from nblib.training import pd",
+    "a helper of the loop": "from nblib.training.loop import pd",
     "the project's tables": "from nblib.files import read_table",
 }
 
@@ -195,21 +199,20 @@ def test_a_method_that_goes_round_the_wall_would_not_pass(text, tmp_path):
 
 def test_imports_alone_give_away_those_that_import_what_is_above(tmp_path):
     """The fresh interpreter finds them by itself, whatever is named in them."""
-    (tmp_path / "helper.py").write_text("def late():\n    from nblib.report import collect")
     files = []
     for i, line in enumerate(
         [
-            "from nblib.runs import Run",
-            "from nblib.report import collect",
-            "from nblib.explore import datasets",
-            "def f():\n    from nblib import labels",
-            "from nblib.training import fit",
+            "from nblib.training.runs import Run",
+            "from nblib.results.report import collect",
+            "from nblib.widgets.explore import datasets",
+            "def f():\n    from nblib.data import labels",
+            "from nblib.training.loop import fit",
         ]
     ):
         files.append(tmp_path / f"way{i}.py")
         files[-1].write_text(line)
     *breaches, lawful = map(above, loaded(*files))
-    assert all("labels" in breach for breach in breaches) and lawful == []
+    assert all("data.labels" in breach for breach in breaches) and lawful == []
 
 
 def test_what_training_is_handed_has_images_and_whose_they_are_but_no_label():

@@ -12,9 +12,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nblib.batches import Batch
-from nblib.layers import dcgan_generator, dcgan_trunk
-from nblib.losses import as_generated, as_real
+from nblib.data.batches import Batch
+from nblib.methods.layers import dcgan_generator, dcgan_trunk
+from nblib.methods.losses import as_generated, as_real
 from nblib.methods.method import Detection, Method
 
 
@@ -80,7 +80,7 @@ class ALAD(Method):
     size, channels: of the images; width: channels of the first layers; latent: numbers in z;
     average: factor of the moving averages of E, G and D_xx, which score; stacked: see `PairXX`;
     lr: Adam's rate; batch_size: of each update; steps: one update of the three discriminators and
-    one of G and E each; decay: see `training.rate_factor`.
+    one of G and E each; decay: see `loop.rate_factor`.
     """
 
     at_budget = dict(smoke=dict(average=0.5), quick=dict(average=0.98), laptop=dict(average=0.99))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, RMSprop
 
-from nblib.batches import Batch
-from nblib.layers import bn_down, bn_up
-from nblib.losses import as_generated, as_real
+from nblib.data.batches import Batch
+from nblib.methods.layers import bn_down, bn_up
+from nblib.methods.losses import as_generated, as_real
 from nblib.methods.method import Detection, Method
 
 
@@ -42,7 +42,7 @@ class ALOCC(Method):
     noise: deviation of the noise that R takes off; lambda_r: weight of the reconstruction; rho:
     training stops when the mean squared error on held-out normals falls below (0: never; its
     value is where that error levels off on the phantom, set once); lr: RMSprop's rate; steps: one
-    update of D and R each; decay: see `training.rate_factor`.
+    update of D and R each; decay: see `loop.rate_factor`.
     Raises ValueError for a size that cannot be halved four times.
     """
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim import Adam, Optimizer
 
-from nblib.batches import Batch
-from nblib.layers import dcgan_generator, dcgan_trunk, dcgan_weights
-from nblib.losses import as_generated, as_real
+from nblib.data.batches import Batch
+from nblib.methods.layers import dcgan_generator, dcgan_trunk, dcgan_weights
+from nblib.methods.losses import as_generated, as_real
 from nblib.methods.method import Detection, Method
 from nblib.progress import progress
 

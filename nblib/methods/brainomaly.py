@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from nblib.batches import Batch, flipped
-from nblib.layers import Critic, Translator
-from nblib.losses import wasserstein
+from nblib.data.batches import Batch, flipped
+from nblib.methods.layers import Critic, Translator
+from nblib.methods.losses import wasserstein
 from nblib.methods.method import Detection, Method, residual
 
 
@@ -23,7 +23,7 @@ class Brainomaly(Method):
     layer; critic_width, critic_layers: see `layers.Critic` (None: as wide as the generator);
     lambda_id, lambda_gp: weights of the losses; flips: whether training images are mirrored at
     random; lr: Adam's rate; steps: critic steps, two for each of the generator; decay: see
-    `training.rate_factor`.
+    `loop.rate_factor`.
     """
 
     needs = ("normal", "unlabeled")

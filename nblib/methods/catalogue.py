@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from nblib.encodings import (
+from nblib.methods import trivial
+from nblib.methods.alad import ALAD
+from nblib.methods.alocc import ALOCC
+from nblib.methods.anogan import AnoGAN
+from nblib.methods.brainomaly import Brainomaly
+from nblib.methods.encodings import (
     Alibi2d,
     AttentionSpec,
     LearnedPlace,
@@ -17,14 +22,9 @@ from nblib.encodings import (
     Rope2d,
     Sinusoidal2d,
 )
-from nblib.layers import ClosedGate, OpenGate, PlacedBehindNorm
-from nblib.methods import trivial
-from nblib.methods.alad import ALAD
-from nblib.methods.alocc import ALOCC
-from nblib.methods.anogan import AnoGAN
-from nblib.methods.brainomaly import Brainomaly
 from nblib.methods.ganomaly import GANomaly
 from nblib.methods.healthygan import HealthyGAN
+from nblib.methods.layers import ClosedGate, OpenGate, PlacedBehindNorm
 from nblib.methods.method import Method
 from nblib.methods.pretrained import PretrainedKNN, PretrainedLogistic
 from nblib.methods.sagan import SAGAN

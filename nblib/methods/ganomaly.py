@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from nblib.batches import Batch
-from nblib.layers import dcgan_generator, dcgan_trunk, dcgan_weights
-from nblib.losses import as_generated, as_real
+from nblib.data.batches import Batch
+from nblib.methods.layers import dcgan_generator, dcgan_trunk, dcgan_weights
+from nblib.methods.losses import as_generated, as_real
 from nblib.methods.method import Detection, Method
 
 
@@ -48,7 +48,7 @@ class GANomaly(Method):
 
     size, channels: of the images; width: channels of the encoders' first layer; latent: numbers in
     a code; w_adv, w_con, w_enc: weights of the losses; lr: Adam's rate; steps: one update of G and
-    D each; decay: see `training.rate_factor`.
+    D each; decay: see `loop.rate_factor`.
     """
 
     RESTART_BELOW, LOOK_EVERY = 1e-5, 10

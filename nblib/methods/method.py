@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nblib.batches import Batch, to_float
+from nblib.data.batches import Batch, to_float
 
 
 class Detection(NamedTuple):
@@ -40,7 +40,7 @@ class Method(nn.Module):
     """A method of anomaly detection. Its constructor's arguments are its configuration.
 
     A method with a closed form overrides `prepare`; one that trains overrides `optimizers` and
-    `updates` and has the attributes steps, batch_size and decay (see `training.fit`).
+    `updates` and has the attributes steps, batch_size and decay (see `loop.fit`).
     """
 
     needs: tuple[str, ...] = ("normal",)

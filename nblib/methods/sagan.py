@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from nblib.batches import Batch
-from nblib.encodings import AttentionSpec, BinaryCode, Whole
-from nblib.layers import (
+from nblib.data.batches import Batch
+from nblib.methods.encodings import AttentionSpec, BinaryCode, Whole
+from nblib.methods.layers import (
     Added,
     AttentionGate,
     Critic,
@@ -28,7 +28,7 @@ from nblib.layers import (
     paste,
     up,
 )
-from nblib.losses import wasserstein
+from nblib.methods.losses import wasserstein
 from nblib.methods.method import Detection, Method, residual
 
 
@@ -181,7 +181,7 @@ class SAGAN(Method):
     mix the known normals are what is made healthy for the critic.
     lambda_id, lambda_rec, lambda_gp: weights of the losses; lr: Adam's rate; steps: critic steps,
     two for each of the generator; decay: factor on the rate at the end of training, see
-    `training.rate_factor`.
+    `loop.rate_factor`.
     """
 
     needs = ("normal", "unlabeled", "pseudo")

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nblib.layers import Placed
+from nblib.methods.layers import Placed
 from nblib.methods.sagan import Decoder
 
 WINDOW, DEPTH, HEAD = 8, 2, 32

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from nblib.batches import Batch
-from nblib.layers import Critic
-from nblib.losses import gradient_penalty
+from nblib.data.batches import Batch
+from nblib.methods.layers import Critic
+from nblib.methods.losses import gradient_penalty
 from nblib.methods.method import Detection, Method, residual
 
 

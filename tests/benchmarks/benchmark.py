@@ -21,14 +21,14 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
-from nblib import datasets
-from nblib.batches import Batch
-from nblib.layers import LeakyReLU
-from nblib.losses import gradient_penalty
+from nblib.data import datasets
+from nblib.data.batches import Batch
 from nblib.methods import anogan
+from nblib.methods.layers import LeakyReLU
+from nblib.methods.losses import gradient_penalty
 from nblib.methods.method import detect_all
 from nblib.methods.sagan import SAGAN
-from nblib.training import best_device, best_precision, next_update
+from nblib.training.loop import best_device, best_precision, next_update
 
 DEVICE = best_device()
 
@@ -38,7 +38,7 @@ def images(n: int) -> torch.Tensor:
 
 
 def our_cycle(method: SAGAN, optimizers: dict, batch: Batch, precision: str) -> None:
-    """Two steps as `training.fit` takes them."""
+    """Two steps as `loop.fit` takes them."""
     for step in (0, 1):
         updates = method.updates(batch, step)
         while (update := next_update(updates, DEVICE, precision)) is not None:

@@ -1,0 +1,86 @@
+"""Dataset, seed, step -> Batch, on the device.
+
+The images lie on the device as uint8 and become floats there. The batch of step k is a function
+of (seed, k) alone, so that training resumes at any step without a random state of its own, and
+is the same on every device.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nblib.data.pseudo import blend, draw_squares
+
+
+class Batch(NamedTuple):
+    """Float images (B, C, H, W) in [-1, 1]; None what the method does not need.
+
+    `pseudo` are the images of `normal`, each with a pseudo-anomaly.
+    """
+
+    normal: Tensor
+    unlabeled: Tensor | None
+    pseudo: Tensor | None
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in 0..255 -> float in [-1, 1]: x / 127.5 - 1."""
+    return images.float() / 127.5 - 1
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed for one step of one run, unlike that of the other steps but for chance.
+
+    Torch's generator on the CPU uses its lower 32 bits: of 100,000 steps one or two share a batch.
+    """
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Batches:
+    """Batches of known normal and unlabeled images, drawn independently.
+
+    Without replacement, but with it where a set is smaller than a batch.
+
+    normal, unlabeled: uint8 (n, C, H, W); needs: which of normal, unlabeled, pseudo to make.
+    """
+
+    def __init__(self, normal, unlabeled, needs, batch_size: int, seed: int, device="cpu"):
+        self.normal = torch.from_numpy(normal).to(device)
+        self.unlabeled = torch.from_numpy(unlabeled).to(device) if "unlabeled" in needs else None
+        self.needs, self.batch_size, self.seed = needs, batch_size, seed
+        if "pseudo" in needs and len(normal) < 2:
+            raise ValueError("Pseudo-anomalies need at least 2 known normal images.")
+
+    def __call__(self, step: int) -> Batch:
+        # Drawn on the CPU, some hundred bytes a step, so that every device sees the same batch.
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
+        index = self._draw(len(self.normal), generator)
+        normal = self._take(self.normal, index)
+        unlabeled = pseudo = None
+        if "unlabeled" in self.needs:
+            index_u = self._draw(len(self.unlabeled), generator)
+            unlabeled = self._take(self.unlabeled, index_u)
+        if "pseudo" in self.needs:
+            # Another image than its own: a step of 1 to n - 1 round the set.
+            n = len(self.normal)
+            other = (index + torch.randint(1, n, index.shape, generator=generator)) % n
+            squares = draw_squares(len(index), normal.shape[-1], generator)
+            pseudo = blend(normal, self._take(self.normal, other), squares)
+        return Batch(normal, unlabeled, pseudo)
+
+    def _draw(self, n: int, generator: torch.Generator) -> Tensor:
+        if n < self.batch_size:
+            return torch.randint(n, (self.batch_size,), generator=generator)
+        return torch.randperm(n, generator=generator)[: self.batch_size]
+
+    @staticmethod
+    def _take(images: Tensor, index: Tensor) -> Tensor:
+        return to_float(images[index.to(images.device, non_blocking=True)])
+
+
+def flipped(x: Tensor) -> Tensor:
+    """Images (B, C, H, W), each mirrored left to right with probability 1/2."""
+    mirror = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+    return torch.where(mirror, x.flip(3), x)

@@ -1,0 +1,1 @@
+"""From finished runs to tables, verdicts and numbers; nothing here trains for itself."""

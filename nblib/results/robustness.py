@@ -1,0 +1,287 @@
+"""What chapter 3 of the thesis predicts and does not test: moved images, lesions, anomaly ratios.
+
+    python -m nblib.results.robustness moved SET BUDGET SEED               scores moved test images
+    python -m nblib.results.robustness ratio SET BUDGET METHOD PERCENT SEED
+        trains with a mix of which so many percent are abnormal
+
+Codes of absolute places should suffer from images that are shifted, turned or of another size more
+than those of relative places. Nothing is trained for that: finished runs score moved images.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import rotate
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score
+
+from nblib import metrics
+from nblib.data import datasets
+from nblib.data.datasets import Dataset
+from nblib.data.labels import load_labels
+from nblib.files import root, written_whole
+from nblib.methods.catalogue import FAMILIES, METHODS, known, order
+from nblib.methods.method import Method, detect_all
+from nblib.results import report
+from nblib.results.report import Result
+from nblib.training import runs
+from nblib.training.runs import Run, read_scores
+
+MOVED_METHODS = [
+    name for name, entry in METHODS.items() if FAMILIES[entry.family].trains == "translation"
+]
+"""Translate images, and can be held against each other: the variants of SAGAN and their kin."""
+
+SHIFTS = (2, 4, 8)
+"""Pixels of images of the set's size."""
+
+ANGLES = (5, 10)
+"""Degrees."""
+
+SIZES = (48, 96)
+"""Pixels; sets are read as 64 x 64 by default."""
+
+RATIO_METHODS = ("known_against_unlabeled", "healthygan", "brainomaly", "sagan")
+RATIOS = (0, 20, 40, 60, 80, 100)
+"""Percent of abnormal images among the unlabeled ones."""
+
+
+def shifted(images: np.ndarray, pixels: int, seed: int = 0) -> np.ndarray:
+    """Images (n, C, H, W), each shifted by `pixels` to one of four sides, drawn by seed and place.
+
+    What comes in repeats the edge.
+    """
+    side = np.random.default_rng(seed).integers(0, 4, len(images))
+    wide = np.pad(images, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)), "edge")
+    h, w = images.shape[-2:]
+    moves = ((0, 1), (2, 1), (1, 0), (1, 2))
+    starts = [(down * pixels, right * pixels) for down, right in (moves[s] for s in side)]
+    return np.stack(
+        [image[:, y : y + h, x : x + w] for image, (y, x) in zip(wide, starts, strict=True)]
+    )
+
+
+def turned(images: np.ndarray, degrees: float, seed: int = 0) -> np.ndarray:
+    """Images (n, C, H, W), uint8, each turned by `degrees` to a side drawn by seed and place.
+
+    Bilinear; what comes in repeats the edge.
+    """
+    sign = np.random.default_rng(seed).choice((-1, 1), len(images))
+    return np.stack(
+        [
+            rotate(image, s * degrees, axes=(1, 2), reshape=False, order=1, mode="nearest")
+            for image, s in zip(images, sign, strict=True)
+        ]
+    )
+
+
+def moved_scores(method: Method, dataset: Dataset) -> dict[str, np.ndarray]:
+    """A method's own score of every test image (n,), as it is and moved in each way.
+
+    A size that the method refuses is left out.
+    """
+    images = dataset.test.images
+
+    def scored(images: np.ndarray) -> np.ndarray:
+        return detect_all(method, images).score
+
+    found = {"as it is": scored(images)}
+    found |= {f"shift {pixels}": scored(shifted(images, pixels)) for pixels in SHIFTS}
+    found |= {f"turn {degrees}": scored(turned(images, degrees)) for degrees in ANGLES}
+    for size in SIZES:
+        try:
+            found[f"size {size}"] = scored(dataset.at(size).test.images)
+        except ValueError as refused:
+            print(f"size {size}: {refused}")
+    return found
+
+
+def score_moved(dataset: Dataset, budget: str, seed: int) -> Path:
+    """Score the moved test images by each finished run of `MOVED_METHODS`, in one file.
+
+    `data/runs/<set>/<budget>/moved-seed<k>.csv`: image, patient, label, method, a column a way.
+    """
+    tables = []
+    for method in MOVED_METHODS:
+        run = Run(runs.run_folder(dataset.name, budget, method, seed))
+        if not (run.folder / "metrics.json").exists():
+            continue
+        print(method, flush=True)
+        table = run.test[["image", "patient", "label"]]
+        tables.append(table.assign(method=method, **moved_scores(run.method(), dataset)))
+    if not tables:
+        raise FileNotFoundError(
+            f"There is no finished run of {', '.join(MOVED_METHODS)} on '{dataset.name}' at "
+            f"{budget}, seed {seed}. Make them: make figures DATA={dataset.name} BUDGET={budget}"
+        )
+    path = report.moved_file(dataset.name, budget, seed)
+    with written_whole(path, "w") as file:
+        pd.concat(tables).to_csv(file, index=False, float_format="%.6g")
+    return path
+
+
+def moved(data: str, budget: str) -> pd.DataFrame:
+    """What moving the images does to each method: a row a method, means over the seeds.
+
+    auc: as they are; a column a way with the change of AUC, and one, 'rank ...', with Spearman's
+    correlation of the scores with those of the images as they are. Empty where nothing was scored.
+    """
+    data = Path(data).name
+    kept = sorted((root() / "data" / "scores" / data / budget).glob("moved-seed*.csv.gz"))
+    fresh = sorted(report.moved_file(data, budget, 0).parent.glob("moved-seed*.csv"))
+    files = {file.name.removesuffix(".gz"): file for file in (*kept, *fresh)}
+    tables = [read_scores(file) for file in files.values()]
+    there = known(method for table in tables for method in table["method"])
+    rows = []
+    for table in tables:
+        of_known = table[table["method"].isin(there)]
+        for method, table in of_known.groupby("method", sort=False):
+            ways = table.drop(columns=["image", "patient", "label", "method"])
+            ways = ways.dropna(axis="columns", how="all")
+            areas = {name: metrics.auc(table["label"], s) for name, s in ways.items()}
+            as_it_is = areas.pop("as it is")
+            row = {"method": method, "seeds": 1, "auc": as_it_is}
+            row |= {name: area - as_it_is for name, area in areas.items()}
+            ranks = {f"rank {n}": spearmanr(ways["as it is"], ways[n])[0] for n in areas}
+            rows.append(row | ranks)
+    if not rows:
+        return pd.DataFrame()
+    found = pd.DataFrame(rows).groupby("method", sort=False)
+    table = found.mean().assign(seeds=found.size()).reset_index()
+    return table.sort_values("method", key=lambda m: m.map(order))
+
+
+def write_moved(results: list[Result]) -> pd.DataFrame:
+    """`moved` as `figures/<set>/<budget>/moved`; returns what is printed, empty without scores."""
+    config = results[0].config
+    rows = moved(config["set"], config["budget"])
+    if rows.empty:
+        return rows
+    printed = pd.DataFrame(
+        {"method": rows["method"], "AUC as it is": rows["auc"].map("{:.3f}".format)}
+    )
+    for name in rows.columns[3:]:
+        form = "{:.2f}" if name.startswith("rank") else "{:+.3f}"
+        printed[name] = ["" if pd.isna(value) else form.format(value) for value in rows[name]]
+    words = (
+        f"Set {config['set']}, budget {config['budget']}. Test images shifted by pixels to a side "
+        "drawn for each, turned by degrees, or read at another size: change of AUC, and (rank) "
+        "Spearman's correlation of the scores with those of the images as they are. Nothing was "
+        "trained for this; an empty cell is a size that the method refuses."
+    )
+    own = [r for r in results if r.config["method"] in set(rows["method"])]
+    report.save_table(rows, printed, words, own, "moved")
+    return printed
+
+
+def changes(data: str, budget: str) -> pd.DataFrame:
+    """The changes of AUC of `moved`, by method, to be drawn."""
+    rows = moved(data, budget)
+    if rows.empty:
+        return rows
+    ways = [name for name in rows if name.startswith(("shift", "turn", "size"))]
+    return rows.set_index("method")[ways]
+
+
+def by_lesion(results: list[Result], data: str | Path) -> pd.DataFrame:
+    """Detection and localisation by kind and size of lesion: a row a method, means over the seeds.
+
+    Columns (what, group): AUC of the images with such a lesion against all normal ones, and the
+    share of them whose map is highest inside it (pointing; NaN without maps). Sizes are thirds
+    of the lesions by area. Empty where the set is not at hand, or has no lesions.csv.
+    """
+    try:
+        dataset = datasets.load(data)
+        labels = load_labels(dataset)
+    except datasets.DatasetError:
+        return pd.DataFrame()
+    if labels.lesions is None:
+        return pd.DataFrame()
+    lesions = labels.lesions.set_index("image").reindex(dataset.test.names)
+    ill = labels.test == 1
+    third = pd.qcut(
+        lesions["area"][ill].rank(method="first"), 3, labels=["small", "middle", "large"]
+    )
+    groups = {
+        kind: (lesions["kind"] == kind).to_numpy()
+        for kind in sorted(set(lesions["kind"][ill].dropna()))
+    }
+    groups |= {
+        name: lesions.index.isin(third.index[third == name]) for name in third.cat.categories
+    }
+    rows = []
+    for result in results:
+        scores = result.test["score"].to_numpy()
+        row = {("", "method"): result.config["method"]}
+        maps = result.run.maps.get("test_map") if result.run else None
+        mapped = maps is not None and labels.masks is not None
+        hits = metrics.pointing_hits(maps, labels.masks) if mapped else None
+        for name, of_group in groups.items():
+            compared = ~ill | of_group
+            row["AUC", name] = metrics.auc(ill[compared], scores[compared])
+            if mapped:
+                row["pointing", name] = hits[of_group & ill].mean()
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    return table.groupby(("", "method"), sort=False).mean().rename_axis("method")
+
+
+def areas(table: pd.DataFrame) -> pd.DataFrame:
+    """The AUCs of `by_lesion`, to be drawn."""
+    return table if table.empty else table["AUC"]
+
+
+def run_ratio(data: str, budget: str, method: str, percent: int, seed: int) -> Run:
+    """Train with an unlabeled mix of which `percent` are abnormal, as variant `ratio<percent>`.
+
+    The mix has the same size at every ratio, and that of a smaller ratio lies in that of a larger
+    one, as far as abnormal images go (`datasets.load`).
+    """
+    dataset = datasets.load(data, unlabeled_ratio=percent / 100)
+    return runs.run(method, dataset, budget, seed, variant=f"ratio{percent}")
+
+
+def ratios(data: str, budget: str) -> pd.DataFrame:
+    """AUC and AP at each anomaly ratio of the unlabeled mix: method, percent, seeds, auc, ap.
+
+    abnormal: their share in the test part, which is the AP of chance. Empty where no such run is
+    finished.
+    """
+    try:
+        results = report.collect(data, budget, "ratio*")
+    except FileNotFoundError:
+        return pd.DataFrame()
+    report.one_set(results)
+    rows = []
+    for result in results:
+        labels, scores = result.test["label"].to_numpy(int), result.test["score"].to_numpy()
+        rows.append(
+            {
+                "method": result.config["method"],
+                "percent": int(result.config["variant"].removeprefix("ratio")),
+                "auc": metrics.auc(labels, scores),
+                "ap": average_precision_score(labels, scores),
+                "abnormal": labels.mean(),
+            }
+        )
+    found = pd.DataFrame(rows).groupby(["method", "percent"], sort=False)
+    table = found.mean().assign(seeds=found.size()).reset_index()
+    return table.sort_values(["method", "percent"], kind="stable")
+
+
+def command(words: list[str]) -> None:
+    """The two commands of the module's docstring."""
+    match words:
+        case ["moved", data, budget, seed]:
+            print(score_moved(datasets.load(data), budget, int(seed)))
+        case ["ratio", data, budget, method, percent, seed]:
+            print(run_ratio(data, budget, method, int(percent), int(seed)).folder)
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    command(sys.argv[1:])

@@ -1,0 +1,387 @@
+"""The folder of one run, `data/runs/<set>/<budget>/<method>/<variant>/seed<k>/`.
+
+    config.json     everything that fixes the result, and what it was made with
+    checkpoint.pt   weights; while training also what is needed to go on
+    history.csv     losses, gradient norms, AUCp by step; empty for methods that do not train
+    watched.csv     the score of every test image at each checkpoint, to be looked at afterwards;
+                    nothing is chosen by it
+    scores.csv      image, patient, part, label (empty where it is not known), score, its
+                    percentile among held-out normals (NaN where none were held out), and a
+                    method's further scores
+    maps.npz        heat maps of the test part and of held-out normals, restored test images
+    metrics.json    numbers with intervals; written last: where it is, all is there
+
+`run` trains, resumes or reuses. One process writes a run at a time.
+"""
+
+import ast
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nblib import metrics
+from nblib.data.datasets import Dataset
+from nblib.data.labels import load_labels
+from nblib.data.parts import HeldOut
+from nblib.files import digest, one_writer, root, write_json, written_whole
+from nblib.methods.catalogue import entry
+from nblib.methods.method import Method, detect_all
+from nblib.training import budgets
+from nblib.training.loop import best_device, best_precision, fit
+
+TRAINING_SOURCES = (
+    "data/batches.py",
+    "data/datasets.py",
+    "methods/encodings.py",
+    "data/images.py",
+    "methods/layers.py",
+    "methods/losses.py",
+    "methods/method.py",
+    "data/parts.py",
+    "data/pseudo.py",
+    "data/split.py",
+    "training/loop.py",
+)
+"""Files that every training depends on, beside the method's own."""
+
+
+class RunError(RuntimeError):
+    """A finished run of another configuration stands where this one would be written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, read from its folder where asked."""
+
+    folder: Path
+
+    @functools.cached_property
+    def config(self) -> dict:
+        return json.loads((self.folder / "config.json").read_text())
+
+    @functools.cached_property
+    def metrics(self) -> dict:
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    @functools.cached_property
+    def history(self) -> pd.DataFrame:
+        file = self.folder / "history.csv"
+        return pd.read_csv(file) if file.exists() else pd.DataFrame()
+
+    @functools.cached_property
+    def scores(self) -> pd.DataFrame:
+        return read_scores(self.folder / "scores.csv")
+
+    @functools.cached_property
+    def test(self) -> pd.DataFrame:
+        """The rows of `scores` of the test images, in their order, numbered from 0."""
+        return test_part(self.scores)
+
+    @functools.cached_property
+    def held_out(self) -> np.ndarray:
+        """Scores of the held-out known normals (n,)."""
+        return self.scores.loc[self.scores["part"] == "held_out_normal", "score"].to_numpy()
+
+    @functools.cached_property
+    def watched(self) -> pd.DataFrame:
+        """Scores of the test images, (images, checkpoints), by name and step; empty if none."""
+        return _watched(self.folder)
+
+    @functools.cached_property
+    def maps(self) -> dict[str, np.ndarray]:
+        """test_map and held_map (n, H, W), >= 0; test_restored (n, C, H, W), in [-1, 1]."""
+        with np.load(self.folder / "maps.npz") as file:
+            return {name: file[name].astype(np.float32) for name in file.files}
+
+    def method(self) -> Method:
+        """The trained method, in evaluation mode, on the CPU."""
+        method = entry(self.config["method"]).make(**self._arguments())
+        state = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+        method.load_state(state["method"])
+        return method.eval()
+
+    def untrained(self) -> Method:
+        """The method as it was before its training, in evaluation mode, on the CPU."""
+        torch.manual_seed(self.config["seed"])
+        return entry(self.config["method"]).make(**self._arguments()).eval()
+
+    def beside(self, method: str) -> "Run | None":
+        """The finished run of another method on the same set, budget and seed, if there is one."""
+        data, budget, seed = (self.config[name] for name in ("set", "budget", "seed"))
+        here = run_folder(data, budget, method, seed)
+        return Run(here) if (here / "metrics.json").exists() else None
+
+    def _arguments(self) -> dict:
+        written = self.config["arguments"]
+        now = budgets.arguments(
+            self.config["method"], self.config["budget"], self.config["size"],
+            self.config["channels"],
+        )  # fmt: skip
+        # Parts are written by name; what is no part is taken from the file as it stands. An
+        # argument that came later has its default, one that has gone is forgotten.
+        return {
+            name: written[name] if written.get(name, _plain(value)) != _plain(value) else value
+            for name, value in now.items()
+        }
+
+
+def test_part(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a run's scores of the test images, in the set's order, numbered from 0."""
+    return scores[scores["part"] == "test"].reset_index(drop=True)
+
+
+def read_scores(file: Path) -> pd.DataFrame:
+    """scores.csv or scores.csv.gz: names and patients stay text, such as '007'."""
+    return pd.read_csv(file, dtype={"image": str, "patient": str})
+
+
+def run_folder(data: str, budget: str, method: str, seed: int, variant: str = "base") -> Path:
+    """Where a run lies; `data` is the set's name."""
+    return root() / "data" / "runs" / data / budget / method / variant / f"seed{seed}"
+
+
+def run(
+    method: str,
+    dataset: Dataset,
+    budget: str,
+    seed: int = 0,
+    variant: str = "base",
+    choice: str = "last",
+    held_out: float = 0.1,
+    **overrides,
+) -> Run:
+    """Train a method of the catalogue and score a set, or take the finished run from its folder.
+
+    A run that was cut off goes on from its last checkpoint. `variant` names a run whose size,
+    ratio, parts or other arguments (`overrides`) differ from the budget's. choice: see
+    `loop.fit`. held_out: share of images kept from training, see `Dataset.hold_out`.
+
+    Raises RunError where the folder holds a finished run of another configuration.
+    """
+    plain = int | float | str | tuple | None
+    parts = [name for name, value in overrides.items() if not isinstance(value, plain)]
+    if parts:
+        raise ValueError(f"{', '.join(parts)}: parts are chosen in the catalogue, not here.")
+    device = best_device()
+    arguments = budgets.arguments(method, budget, dataset.size, dataset.channels, **overrides)
+    identity = {
+        "set": dataset.name,
+        "budget": budget,
+        "method": method,
+        "variant": variant,
+        "seed": seed,
+        "choice": choice,
+        "held_out": held_out,
+        "size": dataset.size,
+        "channels": dataset.channels,
+        "data": dataset.fingerprint,
+        "arguments": {name: _plain(value) for name, value in arguments.items()},
+    }
+    made_with = {
+        "code": code_digest(method),
+        "precision": best_precision(device),
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "conversion": dataset.conversion,
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scikit-learn": importlib.metadata.version("scikit-learn"),
+        },
+    }
+    here = run_folder(dataset.name, budget, method, seed, variant)
+    with one_writer(here.with_suffix(".lock")):
+        if _is_finished(here, identity, made_with["code"]):
+            return Run(here)
+        write_json(here / "config.json", identity | made_with)
+        torch.manual_seed(seed)
+        model = entry(method).make(**arguments)
+        seen = dataset.at(model.image_size or dataset.size)
+        held = seen.hold_out(seed, held_out)
+        history = fit(
+            model,
+            held,
+            seed,
+            here / "checkpoint.pt",
+            choice,
+            watch=functools.partial(_watch, here, seen) if _watchable(model, seen) else None,
+            what=f"{method} on {dataset.name}",
+        )
+        with written_whole(here / "history.csv", "w") as file:
+            history.to_csv(file, index=False)
+        _evaluate(here, model, dataset, seen, held, history)
+    return Run(here)
+
+
+def sources(method: str) -> list[Path]:
+    """The source files that the training of a method depends on, its own first."""
+    found = entry(method)
+    modules = [getattr(part, "__module__", "") for part in (found.kind, *found.fixed.values())]
+    own = [
+        f"{m.removeprefix('nblib.').replace('.', '/')}.py" for m in modules if "nblib.methods" in m
+    ]
+    package = Path(__file__).parents[1]
+    return [package / name for name in dict.fromkeys((*own, *TRAINING_SOURCES))]
+
+
+def code_digest(method: str) -> str:
+    """A digest of what `sources(method)` do: comments, docstrings and layout do not count."""
+    trees = [ast.parse(file.read_text()) for file in sources(method)]
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(body := getattr(node, "body", None), list):
+                node.body = [line for line in body if not _is_docstring(line)]
+    return digest(*(ast.dump(tree).encode() for tree in trees))
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _is_finished(here: Path, identity: dict, code: str) -> bool:
+    """Whether `here` holds this very run; what cannot be gone on with is set aside, not lost."""
+    if not (here / "config.json").exists():
+        return False
+    config = json.loads((here / "config.json").read_text())
+    # Arguments that came later, or have gone, say nothing against a run of before.
+    given = {k: v for k, v in config["arguments"].items() if k in identity["arguments"]}
+    config |= {"arguments": identity["arguments"] | given}
+    other = [name for name, value in identity.items() if config.get(name) != value]
+    finished = (here / "metrics.json").exists()
+    if finished and other:
+        raise RunError(
+            f"{here} holds a finished run with another {', '.join(other)}. Give this one a name "
+            "of its own (variant=...), or move that folder away."
+        )
+    if finished:
+        if config["code"] != code:
+            print(f"{here.name}: made by another version of the code; move {here} to make it anew")
+        return True
+    if other or config["code"] != code:
+        number = 1
+        while (aside := here.with_name(f"{here.name}.aside{number}")).exists():
+            number += 1
+        here.rename(aside)
+        print(f"An unfinished run of another configuration or code was set aside as {aside}")
+    return False
+
+
+def _watchable(model: Method, dataset: Dataset) -> bool:
+    return not model.optimises and len(dataset.test) > 0
+
+
+def _watch(here: Path, dataset: Dataset, model: Method, step: int) -> None:
+    """Note the scores of the test images at a checkpoint. A resumed training notes them again."""
+    table = _watched(here)
+    table = table.loc[:, [done for done in table if done < step]]
+    scores = detect_all(model, dataset.test.images).score
+    table = pd.concat([table, pd.Series(scores, dataset.test.names, name=step)], axis=1)
+    with written_whole(here / "watched.csv", "w") as file:
+        table.rename_axis("image").to_csv(file)
+
+
+def _watched(here: Path) -> pd.DataFrame:
+    file = here / "watched.csv"
+    if not file.exists():
+        return pd.DataFrame()
+    table = pd.read_csv(file, dtype={"image": str}).set_index("image")
+    return table.rename(columns=int)
+
+
+def _evaluate(
+    here: Path, model: Method, dataset: Dataset, seen: Dataset, held: HeldOut, history: pd.DataFrame
+) -> None:
+    """Score every part, and write scores, maps and metrics, in this order.
+
+    seen: the set at the size that the method sees. Maps are kept at the set's own size, to which
+    those of larger images are averaged.
+    """
+    labels = load_labels(dataset)
+    all_normal = np.zeros(len(held.held_normal), int)
+    parts = {
+        "held_out_normal": (held.held_normal, all_normal),
+        "unlabeled": (seen.unlabeled, labels.unlabeled),
+        "test": (seen.test, labels.test),
+    }
+    tables, maps, ms_per_image = [], {}, None
+    for part, (images, label) in parts.items():
+        if not len(images):
+            continue
+        began = time.monotonic()
+        found = detect_all(model, images.images)
+        spent = time.monotonic() - began
+        first, *others = found.scores
+        columns = {"image": images.names, "patient": images.patients, "part": part}
+        label = pd.array(label, "Int64")
+        label[label < 0] = pd.NA
+        columns |= {"label": label, "score": found.scores[first]}
+        tables.append(pd.DataFrame(columns | {name: found.scores[name] for name in others}))
+        if part == "test":
+            ms_per_image = round(1000 * spent / len(images), 4)
+            # Half precision: a map is looked at and ranked, in 64 x 64 pixels by the thousand.
+            maps |= {"test_map": found.map, "test_restored": found.restored}
+        elif part == "held_out_normal":
+            maps |= {"held_map": found.map}
+    scores = pd.concat(tables)
+    of_held_out = scores.loc[scores["part"] == "held_out_normal", "score"].to_numpy()
+    scores.insert(5, "percentile", metrics.percentile(scores["score"].to_numpy(), of_held_out))
+    maps = {k: _averaged(v, dataset.size) for k, v in maps.items() if v is not None}
+    kept = {k: v.astype(np.float16) for k, v in maps.items()}
+    with written_whole(here / "scores.csv", "w") as file:
+        scores.to_csv(file, index=False)
+    with written_whole(here / "maps.npz") as file:
+        np.savez_compressed(file, **kept)
+    numbers = metrics.detection(scores)
+    if labels.masks is not None and "test_map" in kept:
+        as_kept = kept["test_map"].astype(np.float32)
+        numbers |= metrics.localisation(
+            as_kept, labels.masks, labels.annotated, dataset.test.patients
+        )
+    numbers |= {
+        "score": first,
+        "seconds": round(history.attrs["seconds"], 2),
+        "ms_per_image": ms_per_image,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "steps": int(history["step"].max()) if len(history) else 0,
+    }
+    write_json(here / "metrics.json", numbers)
+
+
+def _averaged(images: np.ndarray, size: int) -> np.ndarray:
+    """(..., H, W) -> (..., size, size), each pixel the mean of the area that it covers."""
+    if images.shape[-1] == size:
+        return images
+    flat = torch.from_numpy(images).reshape(-1, 1, *images.shape[-2:])
+    small = torch.nn.functional.interpolate(flat, (size, size), mode="area")
+    return small.reshape(*images.shape[:-2], size, size).numpy()
+
+
+def _plain(value):
+    """A constructor argument as config.json keeps it: classes and functions by name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else getattr(value, "__name__", value)
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the project that runs, where it is a git checkout."""
+    here = Path(__file__).parent
+    answer = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() or None

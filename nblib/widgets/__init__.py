@@ -1,0 +1,1 @@
+"""Finished runs to look into in JupyterLab, and trainings to watch."""

@@ -1,0 +1,174 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from nblib.data import datasets
+from nblib.data.labels import load_labels
+from nblib.methods.catalogue import METHODS
+from nblib.results import report, robustness
+from nblib.training import runs
+
+COUNTS = {"train/0": 30, "train/unlabeled/0": 10, "train/unlabeled/1": 10, "test/0": 8, "test/1": 8}
+
+
+@pytest.fixture
+def dataset(make_set):
+    return datasets.load(make_set("moved", COUNTS, size=64))
+
+
+def test_a_shift_moves_every_pixel_to_one_of_four_sides_and_repeats_the_edge():
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 12, 10), np.uint8)
+    moved = robustness.shifted(images, 3)
+    sides = {"down": 0, "up": 0, "right": 0, "left": 0}
+    for old, new in zip(images[:, 0], moved[:, 0], strict=True):
+        held = {
+            "down": np.array_equal(new[3:], old[:-3]) and (new[:3] == old[0]).all(),
+            "up": np.array_equal(new[:-3], old[3:]) and (new[-3:] == old[-1]).all(),
+            "right": np.array_equal(new[:, 3:], old[:, :-3]) and (new[:, :3] == old[:, :1]).all(),
+            "left": np.array_equal(new[:, :-3], old[:, 3:]) and (new[:, -3:] == old[:, -1:]).all(),
+        }
+        assert sum(held.values()) == 1
+        sides[max(held, key=held.get)] += 1
+    assert min(sides.values()) > 3
+    assert np.array_equal(robustness.shifted(images, 0), images)
+
+
+def test_a_turn_keeps_the_middle_and_turns_to_both_sides():
+    images = np.zeros((20, 1, 41, 41), np.uint8)
+    images[:, 0, 20, 20] = 200  # the middle
+    images[:, 0, 18:23, 38] = 200  # right of it
+    turned = robustness.turned(images, 10)
+    assert turned.dtype == np.uint8 and (turned[:, 0, 20, 20] > 150).all()
+    rows = [np.average(np.arange(41), weights=image[0, :, 33:].sum(1)) for image in turned]
+    # 18 pixels from the middle, 10 degrees: 3.1 pixels up or down.
+    assert {round(abs(row - 20)) for row in rows} == {3}
+    assert min(rows) < 20 < max(rows)
+
+
+def test_moved_scores_are_those_of_the_moved_images_and_a_refused_size_is_left_out(dataset, capsys):
+    run = runs.run("sagan", dataset, "smoke")
+    method = run.method()
+    found = robustness.moved_scores(method, dataset)
+    test = run.test
+    assert np.allclose(found["as it is"], test["score"], rtol=1e-5)
+    assert list(found) == [
+        "as it is", "shift 2", "shift 4", "shift 8", "turn 5", "turn 10", "size 48", "size 96",
+    ]  # fmt: skip
+    assert all(len(scores) == 16 for scores in found.values())
+    assert not np.allclose(found["shift 8"], found["as it is"])
+
+    class Refusing(type(method)):
+        def detect(self, x):
+            if x.shape[-1] != 64:
+                raise ValueError("only 64 pixels")
+            return super().detect(x)
+
+    method.__class__ = Refusing
+    assert "size 48" not in robustness.moved_scores(method, dataset)
+    assert "only 64 pixels" in capsys.readouterr().out
+
+
+def test_the_table_of_moved_images_follows_from_the_scores_kept_or_not(dataset, project_root):
+    with pytest.raises(FileNotFoundError, match="make figures DATA=moved BUDGET=smoke"):
+        robustness.score_moved(dataset, "smoke", 0)
+    assert robustness.moved("moved", "smoke").empty
+    for seed in (0, 1):
+        runs.run("brainomaly", dataset, "smoke", seed)
+        robustness.score_moved(dataset, "smoke", seed)
+    table = robustness.moved("moved", "smoke").set_index("method")
+    assert list(table.index) == ["brainomaly"] and table.loc["brainomaly", "seeds"] == 2
+    drops, ranks = [], []
+    for seed in (0, 1):
+        kept = pd.read_csv(report.moved_file("moved", "smoke", seed))
+        before, after = (roc_auc_score(kept["label"], kept[c]) for c in ("as it is", "shift 4"))
+        drops.append(after - before)
+        ranks.append(spearmanr(kept["as it is"], kept["shift 4"])[0])
+    assert np.isclose(table.loc["brainomaly", "shift 4"], np.mean(drops))
+    assert np.isclose(table.loc["brainomaly", "rank shift 4"], np.mean(ranks))
+    report.keep("moved", "smoke")
+    for seed in (0, 1):
+        report.moved_file("moved", "smoke", seed).unlink()
+    again = robustness.moved("moved", "smoke").set_index("method")
+    pd.testing.assert_frame_equal(table, again)
+    printed = robustness.write_moved(report.collect("moved", "smoke"))
+    assert (project_root / "figures" / "moved" / "smoke" / "moved.tex").exists()
+    assert printed.loc[0, "shift 4"] == f"{np.mean(drops):+.3f}"
+
+
+def test_every_translating_method_is_moved():
+    assert set(robustness.MOVED_METHODS) <= set(METHODS)
+    assert {"sagan", "sagan_swin", "sagan_rope", "brainomaly"} <= set(robustness.MOVED_METHODS)
+
+
+def test_by_lesion_splits_the_abnormal_images_by_kind_and_thirds_of_size(make_set):
+    areas = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09]
+    folder = make_set("lesions", COUNTS | {"test/1": 9}, size=32,
+                      masks={f"test_1_{i}.png": _spot(i) for i in range(9)})  # fmt: skip
+    rows = [(f"test_1_{i}.png", "nodule" if i % 2 else "effusion", a) for i, a in enumerate(areas)]
+    pd.DataFrame(rows, columns=["image", "kind", "area"]).to_csv(
+        folder / "lesions.csv", index=False
+    )
+    dataset = datasets.load(folder)
+    run = runs.run("mean_image", dataset, "smoke")
+    table = robustness.by_lesion([report.of(run)], folder)
+    test = run.test.set_index("image")["score"]
+    normal = test[test.index.str.startswith("test_0")]
+
+    def area(indices):
+        ill = test[[f"test_1_{i}.png" for i in indices]]
+        return roc_auc_score([0] * len(normal) + [1] * len(ill), [*normal, *ill])
+
+    row = table.loc["mean_image"]
+    assert np.isclose(row["AUC", "nodule"], area([1, 3, 5, 7]))
+    assert np.isclose(row["AUC", "large"], area([6, 7, 8]))
+    names = list(dataset.test.names)
+    labels = load_labels(dataset)
+    hits = []
+    for i in (0, 1, 2):
+        at = names.index(f"test_1_{i}.png")
+        hits.append(labels.masks[at].ravel()[run.maps["test_map"][at].argmax()])
+    assert np.isclose(row["pointing", "small"], np.mean(hits))
+    assert robustness.by_lesion([report.of(run)], "no such set").empty
+    assert robustness.by_lesion([report.of(run)], make_set("plain")).empty
+
+
+def _spot(i):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[i : i + 12, i : i + 12] = 255
+    return mask
+
+
+def test_runs_at_other_ratios_are_variants_and_their_table_is_kept(make_set):
+    folder = make_set("mixed", COUNTS)
+    for percent in (0, 100):
+        run = robustness.run_ratio(folder, "smoke", "known_against_unlabeled", percent, 0)
+        assert run.folder.parent.name == f"ratio{percent}"
+    table = robustness.ratios("mixed", "smoke")
+    assert list(table["percent"]) == [0, 100] and (table["seeds"] == 1).all()
+    test = run.test
+    assert np.isclose(table["auc"].iloc[1], roc_auc_score(test["label"], test["score"]))
+    with pytest.raises(FileNotFoundError, match="make figures"):
+        report.collect("mixed", "smoke")  # they are no base runs
+    base = runs.run("known_against_unlabeled", datasets.load(folder), "smoke")
+    kept = report.keep("mixed", "smoke")
+    assert {file.name for file in kept} == {
+        "seed0.csv.gz", "ratio0-seed0.csv.gz", "ratio100-seed0.csv.gz",
+    }  # fmt: skip
+    assert len(report.collect("mixed", "smoke")) == 1
+    assert base.config["variant"] == "base"
+
+
+def test_the_mix_of_a_ratio_holds_as_many_images_and_no_more_of_a_kind_than_it_says(make_set):
+    """As `run_ratio` asks for it."""
+    folder = make_set("mixed", COUNTS)
+    before = set()
+    for percent in robustness.RATIOS:
+        dataset = datasets.load(folder, unlabeled_ratio=percent / 100)
+        labels = load_labels(dataset)
+        assert len(dataset.unlabeled) == 10
+        assert labels.unlabeled.sum() == round(percent / 10)
+        abnormal = set(dataset.unlabeled.names[labels.unlabeled == 1])
+        assert before <= abnormal
+        before = abnormal
