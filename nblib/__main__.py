@@ -1,27 +1,151 @@
-"""python -m nblib score FOLDER --run RUN [--out FILE]: score images by a finished run."""
+"""python -m nblib COMMAND: everything that is done from a shell. `--help` behind any of them."""
 
 import argparse
+import logging
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from nblib.training import scoring
+
+class Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong, and ends with 2."""
+
+    def error(self, message: str):
+        sys.stderr.write(f"{self.prog}: {message}. See {self.prog} --help.\n")
+        raise SystemExit(2)
+
+
+def score(given: argparse.Namespace) -> None:
+    from nblib.training import scoring
+
+    table = scoring.score(given.images, given.run, given.out)
+    print(scoring.summary(table, given.run))
+    print(f"Written to {given.out}. This is research software, no medical device.")
+
+
+def batch(given: argparse.Namespace) -> None:
+    from nblib import notebooks
+
+    sys.exit(notebooks.batch(given.target, given.data, given.budget, given.seeds, given.jobs))
+
+
+def execute(given: argparse.Namespace) -> None:
+    from nblib import notebooks
+
+    # A time limit ends the process so, which is to end its kernel and tidy up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    parameters = notebooks.typed(given.notebook, given.p)
+    notebooks.execute(given.notebook, given.executed, parameters, given.html)
+
+
+def ratio(given: argparse.Namespace) -> None:
+    from nblib.results import robustness
+
+    run = robustness.run_ratio(given.set, given.budget, given.method, given.percent, given.seed)
+    print(run.folder)
+
+
+def moved(given: argparse.Namespace) -> None:
+    from nblib.data import datasets
+    from nblib.results import robustness
+
+    print(robustness.score_moved(datasets.load(given.set), given.budget, given.seed))
+
+
+def keep(given: argparse.Namespace) -> None:
+    from nblib.results import report
+
+    for data in given.sets.split(","):
+        print(*report.keep(data, given.budget), sep="\n")
+
+
+def links(given: argparse.Namespace) -> None:
+    from nblib import notebooks
+
+    for file in dict.fromkeys(notebooks.write_links() + notebooks.write_index()):
+        print(f"{file.name}: written")
+
+
+def readme(given: argparse.Namespace) -> None:
+    from nblib.results.readme import fill
+
+    print(f"{fill()}: written")
+
+
+def commands() -> Parser:
+    """The parser of all commands."""
+    parser = Parser("python -m nblib", description=__doc__.split(": ", 1)[1])
+    of = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(do: Callable, says: str, example: str) -> Callable:
+        epilog = f"example: {parser.prog} {do.__name__} {example}"
+        one = of.add_parser(do.__name__, help=says, description=f"{says}.", epilog=epilog)
+        one.set_defaults(do=do)
+        return one.add_argument
+
+    argument = command(
+        score,
+        "score a folder of images, at any depth, or one image, by a finished run",
+        "images --run data/runs/my_set/laptop/sagan/base/seed0",
+    )
+    argument("images", type=Path, help="pictures or DICOM files")
+    argument("--run", required=True, type=Path, help="the folder of a finished run")
+    argument("--out", type=Path, default=Path("scores.csv"), help="default: scores.csv")
+
+    argument = command(
+        batch,
+        "run all notebooks over some sets and seeds; what is finished is not done again",
+        "all --data phantom,some/folder --budget quick --seeds 0,1,2",
+    )
+    argument("target", choices=("all", "report", "ratios"), help="see the Makefile")
+    argument("--data", default="phantom", help="names or folders, with commas between")
+    argument("--budget", default="quick", help="smoke, quick, laptop or thesis")
+    argument("--seeds", default="0", help="whole numbers, with commas between")
+    argument("--jobs", type=int, help="how many at a time; default: one a core")
+
+    argument = command(
+        execute,
+        "run one notebook with parameters, and keep the executed copy",
+        "notebooks/22_sagan.ipynb out.ipynb -p budget smoke --html out.html",
+    )
+    argument("notebook", type=Path)
+    argument("executed", type=Path, help="where to write the copy with outputs")
+    argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    argument("--html", type=Path, help="where to write it as a page")
+
+    argument = command(
+        ratio,
+        "train with an unlabeled mix of which so many percent are abnormal",
+        "phantom quick sagan 40 0",
+    )
+    for name, kind in (("set", str), ("budget", str), ("method", str), ("percent", int)):
+        argument(name, type=kind)
+    argument("seed", type=int)
+
+    argument = command(moved, "score moved test images by finished runs", "phantom quick 0")
+    for name, kind in (("set", str), ("budget", str), ("seed", int)):
+        argument(name, type=kind)
+
+    argument = command(
+        keep, "copy what tables need of finished runs to data/scores", "nih,kermany laptop"
+    )
+    argument("sets", help="names, with commas between")
+    argument("budget")
+
+    command(links, "write the links between notebooks, and their table in 00_start_here", "")
+    command(readme, "put the written tables and verdicts into README.md", "")
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m nblib", description=__doc__.split(": ")[1])
-    score = parser.add_subparsers(dest="command", required=True).add_parser(
-        "score", help="a folder of images, at any depth, or one image"
-    )
-    score.add_argument("images", metavar="FOLDER", type=Path, help="pictures or DICOM files")
-    score.add_argument("--run", required=True, type=Path, help="the folder of a finished run")
-    score.add_argument("--out", type=Path, default=Path("scores.csv"), help="default: scores.csv")
-    given = parser.parse_args()
+    given = commands().parse_args()
     try:
-        table = scoring.score(given.images, given.run, given.out)
+        given.do(given)
     except (FileNotFoundError, ValueError) as error:
-        sys.exit(str(error))
-    print(scoring.summary(table, given.run))
-    print(f"Written to {given.out}. This is research software, no medical device.")
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Where the project keeps its files, and how they are read and written: whole or not at all."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 
 def root() -> Path:
@@ -83,13 +83,16 @@ def one_writer(path: Path):
     The kernel frees the lock when its holder dies, so that none is ever stale.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{path.stem}: another process is writing this run; waiting for it", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{path.stem}: another process is writing this run; waiting for it", flush=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _umask() -> int:

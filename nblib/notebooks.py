@@ -1,24 +1,22 @@
-"""Notebooks in a batch: executed by papermill, copied to HTML, linked with each other.
+"""Notebooks in a batch: executed by papermill, copied to HTML, linked with each other."""
 
-python -m nblib.notebooks execute NOTEBOOK EXECUTED [-p NAME VALUE]... [--html FILE]
-python -m nblib.notebooks links [FOLDER]
-"""
-
-import argparse
 import ast
-import logging
-import signal
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import nbformat
+from filelock import FileLock, Timeout
 
-from nblib.files import one_writer, written_whole
+from nblib.files import one_writer, root, written_whole
 
 # papermill looks up `Engine` here while it is imported itself: it is imported where it is used.
 
 LINES_OF_AN_ERROR = 15
+
+HERE = Path(__file__).parent.parent / "notebooks"
 
 
 class Engine:
@@ -50,6 +48,16 @@ class Engine:
     nb_language = staticmethod(lambda nb, language=None: language or "python")
 
 
+def typed(notebook: Path, words: list[tuple[str, str]]) -> dict:
+    """Parameters given as text -> what their defaults in the notebook are.
+
+    A set named 007 stays text. Raises ValueError for a seed that is no number, and
+    FileNotFoundError where there is no such notebook.
+    """
+    defaults = _parameters(nbformat.read(notebook, 4))
+    return {name: type(defaults.get(name, ""))(word) for name, word in words}
+
+
 def execute(notebook: Path, executed: Path, parameters: dict, html: Path | None = None) -> None:
     """Run a notebook in its own folder, keep the executed copy, and write it as HTML.
 
@@ -73,7 +81,7 @@ def execute(notebook: Path, executed: Path, parameters: dict, html: Path | None 
             _write_html(executed, Path(html), notebook.stem)
 
 
-def write_links(folder: Path) -> list[Path]:
+def write_links(folder: Path = HERE) -> list[Path]:
     """Write the links to the previous and the next notebook into the numbered notebooks.
 
     They are the last cell of each, tagged `navigation`; other cells stay as they are. Returns
@@ -106,7 +114,7 @@ def _rewritten(file: Path, nb) -> bool:
     return True
 
 
-def write_index(folder: Path) -> list[Path]:
+def write_index(folder: Path = HERE) -> list[Path]:
     """Write what each notebook with methods is about into the table of `00_start_here`.
 
     In its cell tagged `index`, a row a notebook by number; rows of other notebooks stay as they
@@ -126,30 +134,25 @@ def write_index(folder: Path) -> list[Path]:
     return [file] if _rewritten(file, nb) else []
 
 
-def command_line() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m nblib.notebooks")
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("execute", help="run a notebook")
-    one.add_argument("notebook", type=Path)
-    one.add_argument("executed", type=Path, help="where to write the copy with outputs")
-    one.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    one.add_argument("--html", type=Path)
-    links = commands.add_parser("links", help="link the notebooks, and list them in 00_start_here")
-    here = Path(__file__).parent.parent / "notebooks"
-    links.add_argument("folder", type=Path, nargs="?", default=here)
-    given = parser.parse_args()
-    if given.command == "links":
-        for file in dict.fromkeys(write_links(given.folder) + write_index(given.folder)):
-            print(f"{file.name}: written")
-        return
-    # A time limit ends the process so, which is to end its kernel and tidy up.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    defaults = _parameters(nbformat.read(given.notebook, 4))
-    # The default's type: a set named 007 stays text, and a seed that is no number stops here.
-    parameters = {name: type(defaults.get(name, ""))(word) for name, word in given.p}
-    execute(given.notebook, given.executed, parameters, given.html)
+def batch(target: str, data: str, budget: str, seeds: str, jobs: int | None = None) -> int:
+    """Run Snakemake on the notebooks, as the only batch of this root; returns its exit status.
+
+    target: all, report (tables and figures again from what there is; trains nothing) or ratios;
+    data, seeds: with commas between. Raises ValueError where another batch is running.
+    """
+    lock = root() / "data" / ".batch.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    snakemake = [sys.executable, "-m", "snakemake", "-s", str(HERE / "Snakefile"), "--nolock"]
+    snakemake += ["-j", str(jobs or os.cpu_count()), target]
+    snakemake += ["--forcerun", "results"] * (target == "report")
+    # Last, since it takes all words behind it.
+    snakemake += ["--config", f"data={data}", f"budget={budget}", f"seeds={seeds}"]
+    snakemake += ["as_it_is=1"] * (target == "report")
+    try:
+        with FileLock(lock, timeout=0):
+            return subprocess.run(snakemake, check=False).returncode
+    except Timeout:
+        raise ValueError(f"Another batch is running in {root()}.") from None
 
 
 def _parameters(nb) -> dict:
@@ -189,10 +192,3 @@ def _write_html(executed: Path, html: Path, title: str) -> None:
     text, _ = HTMLExporter().from_notebook_node(nb, {"metadata": {"name": title}})
     with written_whole(html) as file:
         file.write(text.encode())
-
-
-if __name__ == "__main__":
-    # Not this copy of the module, called __main__, but the one that papermill takes Engine from.
-    from nblib.notebooks import command_line
-
-    command_line()

@@ -52,11 +52,11 @@ def short():
 
 
 def start(notebook, executed, *arguments, temporary):
-    """`python -m nblib.notebooks execute`, with temporary files of its own."""
+    """`python -m nblib execute`, with temporary files of its own."""
     runtime = temporary / "runtime"
     environment = os.environ | {"TMPDIR": str(temporary), "JUPYTER_RUNTIME_DIR": str(runtime)}
     return subprocess.Popen(
-        [sys.executable, "-m", "nblib.notebooks", "execute", notebook, executed, *arguments],
+        [sys.executable, "-m", "nblib", "execute", notebook, executed, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

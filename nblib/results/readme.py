@@ -1,9 +1,7 @@
-"""Puts the written tables and verdicts into README.md: nobody types a number.
-
-python -m nblib.results.readme
-"""
+"""Puts the written tables and verdicts into README.md: nobody types a number."""
 
 import re
+from pathlib import Path
 
 import pandas as pd
 
@@ -50,7 +48,9 @@ def _listed(lines: list[str]) -> list[str]:
     return listed
 
 
-if __name__ == "__main__":
+def fill() -> Path:
+    """Write README.md with its blocks filled; returns its path."""
     page = filled(PAGE.read_text())
     with written_whole(PAGE, "w") as file:
         file.write(page)
+    return PAGE

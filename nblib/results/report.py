@@ -3,14 +3,11 @@
 A table holds one set and one budget. AUC, AP, thresholds and intervals are made again from the
 scores of every image: those of `data/runs`, or those kept in `data/scores` and committed.
 Localisation and cost come from each run's metrics.json.
-
-    python -m nblib.results.report keep SETS BUDGET     keeps scores of finished runs
 """
 
 import contextlib
 import json
 import re
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -694,10 +691,3 @@ def _scores_folder(data: str, budget: str) -> Path:
 
 def _key(config: dict) -> tuple[str, str, int]:
     return config["method"], config["variant"], config["seed"]
-
-
-if __name__ == "__main__":
-    if sys.argv[1:2] != ["keep"] or len(sys.argv) != 4:
-        sys.exit(__doc__)
-    for data in sys.argv[2].split(","):
-        print(*keep(data, sys.argv[3]), sep="\n")

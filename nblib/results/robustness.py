@@ -1,14 +1,9 @@
 """What chapter 3 of the thesis predicts and does not test: moved images, lesions, anomaly ratios.
 
-    python -m nblib.results.robustness moved SET BUDGET SEED               scores moved test images
-    python -m nblib.results.robustness ratio SET BUDGET METHOD PERCENT SEED
-        trains with a mix of which so many percent are abnormal
-
 Codes of absolute places should suffer from images that are shifted, turned or of another size more
 than those of relative places. Nothing is trained for that: finished runs score moved images.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -270,18 +265,3 @@ def ratios(data: str, budget: str) -> pd.DataFrame:
     found = pd.DataFrame(rows).groupby(["method", "percent"], sort=False)
     table = found.mean().assign(seeds=found.size()).reset_index()
     return table.sort_values(["method", "percent"], kind="stable")
-
-
-def command(words: list[str]) -> None:
-    """The two commands of the module's docstring."""
-    match words:
-        case ["moved", data, budget, seed]:
-            print(score_moved(datasets.load(data), budget, int(seed)))
-        case ["ratio", data, budget, method, percent, seed]:
-            print(run_ratio(data, budget, method, int(percent), int(seed)).folder)
-        case _:
-            sys.exit(__doc__)
-
-
-if __name__ == "__main__":
-    command(sys.argv[1:])

@@ -1,7 +1,4 @@
-"""A finished run and any images -> a score, a percentile and a decision for each.
-
-python -m nblib score FOLDER --run RUN [--out FILE]
-"""
+"""A finished run and any images -> a score, a percentile and a decision for each."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice

@@ -172,7 +172,7 @@ def test_the_command_says_in_a_sentence_what_is_missing(run, tmp_path, what):
     run, dataset = run
     images = {"run": dataset.folder, "folder": tmp_path / "nowhere", "images": tmp_path}[what]
     done = command("score", images, "--run", tmp_path if what == "run" else run.folder)
-    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr and str(tmp_path) in done.stderr
 
 

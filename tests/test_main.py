@@ -1,0 +1,68 @@
+"""The one command line: what it lists, and what it says where it is misused."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nblib.__main__ import commands
+
+COMMANDS = ["score", "batch", "execute", "ratio", "moved", "keep", "links", "readme"]
+
+
+def nblib(*words):
+    return subprocess.run([sys.executable, "-m", "nblib", *words], capture_output=True, text=True)
+
+
+def test_it_lists_its_commands_with_a_line_each():
+    said = commands().format_help()
+    for name in COMMANDS:
+        assert f"\n    {name} " in said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_has_an_example_that_it_takes(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        commands().parse_args([name, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    example = said.split(f"example: python -m nblib {name}")[1].split()
+    assert stop.value.code == 0
+    assert commands().parse_args([name, *example]).do.__name__ == name
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ((), "python -m nblib: the following arguments are required: COMMAND."),
+        (("scor",), "python -m nblib: argument COMMAND: invalid choice: 'scor'"),
+        (
+            ("score", "images"),
+            "python -m nblib score: the following arguments are required: --run.",
+        ),
+        (
+            ("ratio", "phantom", "quick", "sagan", "many", "0"),
+            "argument percent: invalid int value",
+        ),
+        (("moved", "nowhere", "smoke", "0"), "There is no set 'nowhere'"),
+        (("execute", "none.ipynb", "out.ipynb"), "No such file or directory: 'none.ipynb'"),
+    ],
+)
+def test_misuse_is_one_sentence_and_ends_with_2(words, sentence):
+    done = nblib(*words)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert sentence in done.stderr
+
+
+def test_a_second_batch_in_the_same_root_is_refused(project_root):
+    """Where another process holds the lock."""
+    hold = "import sys; from filelock import FileLock; "
+    hold += "FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+    lock = project_root / "data" / ".batch.lock"
+    lock.parent.mkdir()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", hold, lock], **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        done = nblib("batch", "all")
+        other.communicate("")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Another batch is running in {project_root}")
