@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def score(given: argparse.Namespace) -> None:
+def _score(given: argparse.Namespace) -> None:
     from nblib.training import scoring
 
     table = scoring.score(given.images, given.run, given.out)
@@ -24,13 +24,13 @@ def score(given: argparse.Namespace) -> None:
     print(f"Written to {given.out}. This is research software, no medical device.")
 
 
-def batch(given: argparse.Namespace) -> None:
+def _batch(given: argparse.Namespace) -> None:
     from nblib import notebooks
 
     sys.exit(notebooks.batch(given.target, given.data, given.budget, given.seeds, given.jobs))
 
 
-def execute(given: argparse.Namespace) -> None:
+def _execute(given: argparse.Namespace) -> None:
     from nblib import notebooks
 
     # A time limit ends the process so, which is to end its kernel and tidy up.
@@ -40,35 +40,35 @@ def execute(given: argparse.Namespace) -> None:
     notebooks.execute(given.notebook, given.executed, parameters, given.html)
 
 
-def ratio(given: argparse.Namespace) -> None:
+def _ratio(given: argparse.Namespace) -> None:
     from nblib.results import robustness
 
     run = robustness.run_ratio(given.set, given.budget, given.method, given.percent, given.seed)
     print(run.folder)
 
 
-def moved(given: argparse.Namespace) -> None:
+def _moved(given: argparse.Namespace) -> None:
     from nblib.data import datasets
     from nblib.results import robustness
 
     print(robustness.score_moved(datasets.load(given.set), given.budget, given.seed))
 
 
-def keep(given: argparse.Namespace) -> None:
-    from nblib.results import report
+def _keep(given: argparse.Namespace) -> None:
+    from nblib.results import store
 
     for data in given.sets.split(","):
-        print(*report.keep(data, given.budget), sep="\n")
+        print(*store.keep(data, given.budget), sep="\n")
 
 
-def links(given: argparse.Namespace) -> None:
+def _links(given: argparse.Namespace) -> None:
     from nblib import notebooks
 
     for file in dict.fromkeys(notebooks.write_links() + notebooks.write_index()):
         print(f"{file.name}: written")
 
 
-def readme(given: argparse.Namespace) -> None:
+def _readme(given: argparse.Namespace) -> None:
     from nblib.results.readme import fill
 
     print(f"{fill()}: written")
@@ -80,13 +80,14 @@ def commands() -> Parser:
     of = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(do: Callable, says: str, example: str) -> Callable:
-        epilog = f"example: {parser.prog} {do.__name__} {example}"
-        one = of.add_parser(do.__name__, help=says, description=f"{says}.", epilog=epilog)
+        name = do.__name__.lstrip("_")
+        epilog = f"example: {parser.prog} {name} {example}"
+        one = of.add_parser(name, help=says, description=f"{says}.", epilog=epilog)
         one.set_defaults(do=do)
         return one.add_argument
 
     argument = command(
-        score,
+        _score,
         "score a folder of images, at any depth, or one image, by a finished run",
         "images --run data/runs/my_set/laptop/sagan/base/seed0",
     )
@@ -95,7 +96,7 @@ def commands() -> Parser:
     argument("--out", type=Path, default=Path("scores.csv"), help="default: scores.csv")
 
     argument = command(
-        batch,
+        _batch,
         "run all notebooks over some sets and seeds; what is finished is not done again",
         "all --data phantom,some/folder --budget quick --seeds 0,1,2",
     )
@@ -106,7 +107,7 @@ def commands() -> Parser:
     argument("--jobs", type=int, help="how many at a time; default: one a core")
 
     argument = command(
-        execute,
+        _execute,
         "run one notebook with parameters, and keep the executed copy",
         "notebooks/22_sagan.ipynb out.ipynb -p budget smoke --html out.html",
     )
@@ -116,7 +117,7 @@ def commands() -> Parser:
     argument("--html", type=Path, help="where to write it as a page")
 
     argument = command(
-        ratio,
+        _ratio,
         "train with an unlabeled mix of which so many percent are abnormal",
         "phantom quick sagan 40 0",
     )
@@ -124,18 +125,18 @@ def commands() -> Parser:
         argument(name, type=kind)
     argument("seed", type=int)
 
-    argument = command(moved, "score moved test images by finished runs", "phantom quick 0")
+    argument = command(_moved, "score moved test images by finished runs", "phantom quick 0")
     for name, kind in (("set", str), ("budget", str), ("seed", int)):
         argument(name, type=kind)
 
     argument = command(
-        keep, "copy what tables need of finished runs to data/scores", "nih,kermany laptop"
+        _keep, "copy what tables need of finished runs to data/scores", "nih,kermany laptop"
     )
     argument("sets", help="names, with commas between")
     argument("budget")
 
-    command(links, "write the links between notebooks, and their table in 00_start_here", "")
-    command(readme, "put the written tables and verdicts into README.md", "")
+    command(_links, "write the links between notebooks, and their table in 00_start_here", "")
+    command(_readme, "put the written tables and verdicts into README.md", "")
     return parser
 
 

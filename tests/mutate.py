@@ -300,13 +300,13 @@ MUTATIONS = [
         ("tests/results/test_verdicts.py", "-k", "not true_difference and not power"),
     ),
     Mutation(
-        "nblib/results/report.py",
+        "nblib/results/tables.py",
         "metrics.interval(found.auc.mean(0))",
         "metrics.interval(found.auc[0])",
         ("tests/test_collection.py", "-k", "committed_table"),
     ),
     Mutation(
-        "nblib/results/report.py",
+        "nblib/results/store.py",
         "sorted(keys, key=lambda k: (catalogue.order(k[0]), *k[1:]))",
         "sorted(keys)",
         ("tests/test_collection.py", "-k", "committed_table"),

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from nblib.data import phantom
-from nblib.results import report, verdicts
+from nblib.results import store, tables, verdicts
 
 PROJECT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
@@ -115,7 +115,7 @@ def test_every_dependency_has_a_lower_bound():
 
 
 def test_published_numbers_name_their_source_and_thesis_table_has_eleven_rows():
-    published = report.published()
+    published = tables.published()
     assert published["source"].notna().all()
     thesis = published[published["source"] == "thesis, table 4.1"]
     assert thesis.groupby("set")["model"].nunique().to_dict() == {
@@ -132,14 +132,14 @@ def from_kept_scores(table, monkeypatch):
     data, budget = table.parts[-3:-1]
     if not (PROJECT / "data" / "scores" / data / budget).exists():
         pytest.skip(f"the table of {data} is made on this machine, not committed")
-    monkeypatch.setattr(report, "_runs_folder", lambda *_: Path("/nowhere"), raising=True)
+    monkeypatch.setattr(store, "_runs_folder", lambda *_: Path("/nowhere"), raising=True)
     monkeypatch.setenv("NBLIB_ROOT", str(PROJECT))
-    return report.collect(data, budget)
+    return store.collect(data, budget)
 
 
 @pytest.mark.parametrize("table", sorted((PROJECT / "figures").glob("*/*/results.csv")), ids=str)
 def test_a_committed_table_follows_from_committed_scores(table, monkeypatch):
-    again = report.table(from_kept_scores(table, monkeypatch))
+    again = tables.table(from_kept_scores(table, monkeypatch))
     pd.testing.assert_frame_equal(again, pd.read_csv(table), rtol=1e-5, check_dtype=False)
 
 

@@ -5,6 +5,7 @@ import pytest
 from nblib import figures
 from nblib.data import datasets
 from nblib.data.labels import load_labels
+from nblib.results import choose, probes
 from nblib.training import runs
 
 
@@ -16,7 +17,7 @@ def shown(make_set):
 
 def test_the_chosen_images_are_lowest_median_and_highest_of_each_class(shown):
     _, labels, run = shown
-    chosen = figures.typical(run.test)
+    chosen = choose.typical(run.test)
     scores = run.scores.query("part == 'test'")["score"].to_numpy()
     for label, positions in ((0, chosen[:3]), (1, chosen[3:])):
         of_class = np.sort(scores[labels.test == label])
@@ -27,7 +28,7 @@ def test_the_chosen_images_are_lowest_median_and_highest_of_each_class(shown):
 
 def test_heat_maps_share_one_scale_that_comes_from_held_out_normals(shown):
     dataset, labels, run = shown
-    figure = figures.heat_maps(run, dataset, labels, figures.typical(run.test))
+    figure = figures.heat_maps(run, dataset, labels, choose.typical(run.test))
     limit = np.quantile(run.maps["held_map"], 0.995)
     maps = [im for ax in figure.axes for im in ax.images if im.get_cmap().name == "viridis"]
     assert len(maps) == 6
@@ -203,7 +204,7 @@ def test_ratios_are_drawn_for_auc_and_ap_a_line_a_method():
 def test_images_are_told_apart_by_what_all_runs_say(make_set):
     dataset = datasets.load(make_set("told", {"test/0": 9, "test/1": 9}))
     found = [runs.run(name, dataset, "smoke") for name in ("mean_image", "pca16")]
-    chosen = figures.told_apart(found)
+    chosen = choose.told_apart(found)
     ranks = []
     for run in found:
         test = run.scores.query("part == 'test'").reset_index(drop=True)
@@ -222,7 +223,7 @@ def test_one_figure_shows_all_chosen_images_through_all_models(make_set):
     dataset = datasets.load(make_set("told", counts, size=64))
     labels = load_labels(dataset)
     found = [runs.run(name, dataset, "smoke") for name in ("mean_image", "sagan")]
-    chosen = figures.told_apart(found)
+    chosen = choose.told_apart(found)
     figure = figures.through_models(found, dataset, labels, chosen)
     grid = np.array(figure.axes).reshape(len(chosen), 3)
     for line, i in zip(grid, chosen.values(), strict=True):
@@ -230,7 +231,9 @@ def test_one_figure_shows_all_chosen_images_through_all_models(make_set):
         for cell, run in zip(line[1:], found, strict=True):
             assert np.array_equal(cell.images[0].get_array(), run.maps["test_map"][i])
             assert cell.images[0].get_clim() == (0, figures.map_limit(run))
-    one = figures.one_through_models(found, dataset, labels, "missed most", chosen["missed most"])
+    missed = chosen["missed most"]
+    gates = probes.finest_gates(found, dataset.test.images[missed])
+    one = figures.one_through_models(found, gates, dataset, labels, "missed most", missed)
     grid = np.array(one.axes).reshape(3, 3)
     assert not grid[2, 1].images and grid[2, 2].images  # the mean image has no gates
 

@@ -27,7 +27,7 @@ def test_the_help_of_a_command_has_an_example_that_it_takes(name, capsys):
     said = " ".join(capsys.readouterr().out.split())
     example = said.split(f"example: python -m nblib {name}")[1].split()
     assert stop.value.code == 0
-    assert commands().parse_args([name, *example]).do.__name__ == name
+    assert commands().parse_args([name, *example]).command == name
 
 
 @pytest.mark.parametrize(

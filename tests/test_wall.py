@@ -134,7 +134,7 @@ ROUND_IT = {
         def labels(folder): return Run(folder).scores["label"]
     """,
     "the results of all runs": """
-        from nblib.results.report import collect
+        from nblib.results.store import collect
         def labels(): return collect("nih", "laptop")[0].scores["label"]
     """,
     "a module that has imported it": """
@@ -203,7 +203,7 @@ def test_imports_alone_give_away_those_that_import_what_is_above(tmp_path):
     for i, line in enumerate(
         [
             "from nblib.training.runs import Run",
-            "from nblib.results.report import collect",
+            "from nblib.results.store import collect",
             "from nblib.widgets.explore import datasets",
             "def f():\n    from nblib.data import labels",
             "from nblib.training.loop import fit",

@@ -302,3 +302,19 @@ def by_notebook() -> dict[str, list[str]]:
         notebook: [name for name, entry in METHODS.items() if entry.notebook == notebook]
         for notebook in sorted({entry.notebook for entry in METHODS.values()})
     }
+
+
+REFERENCES = {
+    "known normals": "nearest_normals",
+    "known normals + unlabeled": "known_against_unlabeled",
+}
+"""Fixed beforehand: one for methods that learn from known normals, one for those that use U."""
+
+PRETRAINED = {"known normals": "pretrained_knn", "known normals + unlabeled": "pretrained_logistic"}
+"""What one would use without training anything, for each of the two kinds."""
+
+
+def companions(method: str) -> tuple[str, ...]:
+    """What a method is shown beside: the reference of its kind, pretrained features, controls."""
+    found = entry(method)
+    return REFERENCES[found.uses], PRETRAINED[found.uses], *found.against

@@ -15,8 +15,8 @@ from nblib.data.batches import Batch
 from nblib.files import root
 from nblib.methods.catalogue import entry
 from nblib.methods.method import Method, detect_all
-from nblib.results import report
-from nblib.results.report import Result
+from nblib.results import store, tables, write
+from nblib.results.store import Result
 from nblib.training import budgets
 from nblib.training.loop import best_device, best_precision, take_step
 from nblib.training.runs import code_digest
@@ -88,14 +88,14 @@ def cost_table(results: list[Result]) -> pd.DataFrame:
     memory_mib: of a training step, see `training`. seconds, ms_per_image: of the runs, on
     the device that their configuration names, with whatever ran beside them.
     """
-    report.one_set(results)
+    store.one_set(results)
     config = results[0].config
     rows = []
     for method in dict.fromkeys(result.config["method"] for result in results):
         own = [r.metrics for r in results if r.config["method"] == method]
         counted = count(method, config["budget"], config["size"], config["channels"])
         row = {"method": method, "uses": entry(method).uses}
-        row |= {name: np.mean([found[name] for found in own]) for name in ("auc", *report.COST)}
+        row |= {name: np.mean([found[name] for found in own]) for name in ("auc", *tables.COST)}
         row |= {name: counted[name] for name in ("score_mflop", "train_mflop", "memory_mib")}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -123,7 +123,7 @@ def write_costs(results: list[Result]) -> pd.DataFrame:
         "whatever ran beside them. Memory: weights, gradients, Adam's moments, and what autograd "
         "keeps. Features of pretrained networks: distances are not counted."
     )
-    report.save_table(rows, printed, words, results, "cost")
+    write.save_table(rows, printed, words, results, "cost")
     return rows
 
 

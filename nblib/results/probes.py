@@ -90,3 +90,17 @@ def batch_statistics(
         rows["of the batch", name] = metrics.auc(labels.test[order], scores.numpy())
     table = pd.DataFrame({"AUC": rows}).round(3)
     return table.rename_axis(["statistics of batch norm", "order of the test images"])
+
+
+def finest_gates(runs: list[Run], image: np.ndarray) -> list[np.ndarray | None]:
+    """How far the last attention gate of each run's method opens for an image (C, H, W), uint8.
+
+    (h, w) in (0, 1) each; None for a method that has no gates.
+    """
+    x, gates = to_float(torch.from_numpy(image[None])), []
+    for run in runs:
+        method = run.method()
+        with torch.no_grad():
+            maps = method.gate_maps(x) if hasattr(method, "gate_maps") else None
+        gates.append(maps and maps[-1][0].numpy())
+    return gates

@@ -7,9 +7,9 @@ import pandas as pd
 
 from nblib.files import written_whole
 from nblib.methods import catalogue
-from nblib.results import report, verdicts
+from nblib.results import store, verdicts, write
 
-PAGE = report.PROJECT / "README.md"
+PAGE = store.PROJECT / "README.md"
 
 
 def filled(text: str) -> str:
@@ -30,11 +30,11 @@ def filled(text: str) -> str:
 
 def _block(match: re.Match) -> str:
     what, data, budget = match.groups()
-    folder = report.PROJECT / "figures" / data / budget
+    folder = store.PROJECT / "figures" / data / budget
     if what == "table":
-        rows = report.for_print(pd.read_csv(folder / "results.csv"))
+        rows = write.for_print(pd.read_csv(folder / "results.csv"))
         rows = rows[["method", "learns from", "seeds", "AUC", "sd of seeds", "AP"]]
-        inside = report.markdown(rows)
+        inside = write.markdown(rows)
     else:
         inside = "\n".join(_listed(verdicts.sentences(pd.read_csv(folder / "verdict.csv"))))
     return f"<!-- {what} {data} {budget} -->\n{inside}\n<!-- end -->"

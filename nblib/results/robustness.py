@@ -19,8 +19,8 @@ from nblib.data.labels import load_labels
 from nblib.files import root, written_whole
 from nblib.methods.catalogue import FAMILIES, METHODS, known, order
 from nblib.methods.method import Method, detect_all
-from nblib.results import report
-from nblib.results.report import Result
+from nblib.results import store, write
+from nblib.results.store import Result
 from nblib.training import runs
 from nblib.training.runs import Run, read_scores
 
@@ -111,7 +111,7 @@ def score_moved(dataset: Dataset, budget: str, seed: int) -> Path:
             f"There is no finished run of {', '.join(MOVED_METHODS)} on '{dataset.name}' at "
             f"{budget}, seed {seed}. Make them: make figures DATA={dataset.name} BUDGET={budget}"
         )
-    path = report.moved_file(dataset.name, budget, seed)
+    path = store.moved_file(dataset.name, budget, seed)
     with written_whole(path, "w") as file:
         pd.concat(tables).to_csv(file, index=False, float_format="%.6g")
     return path
@@ -125,7 +125,7 @@ def moved(data: str, budget: str) -> pd.DataFrame:
     """
     data = Path(data).name
     kept = sorted((root() / "data" / "scores" / data / budget).glob("moved-seed*.csv.gz"))
-    fresh = sorted(report.moved_file(data, budget, 0).parent.glob("moved-seed*.csv"))
+    fresh = sorted(store.moved_file(data, budget, 0).parent.glob("moved-seed*.csv"))
     files = {file.name.removesuffix(".gz"): file for file in (*kept, *fresh)}
     tables = [read_scores(file) for file in files.values()]
     there = known(method for table in tables for method in table["method"])
@@ -167,7 +167,7 @@ def write_moved(results: list[Result]) -> pd.DataFrame:
         "trained for this; an empty cell is a size that the method refuses."
     )
     own = [r for r in results if r.config["method"] in set(rows["method"])]
-    report.save_table(rows, printed, words, own, "moved")
+    write.save_table(rows, printed, words, own, "moved")
     return printed
 
 
@@ -246,10 +246,10 @@ def ratios(data: str, budget: str) -> pd.DataFrame:
     finished.
     """
     try:
-        results = report.collect(data, budget, "ratio*")
+        results = store.collect(data, budget, "ratio*")
     except FileNotFoundError:
         return pd.DataFrame()
-    report.one_set(results)
+    store.one_set(results)
     rows = []
     for result in results:
         labels, scores = result.test["label"].to_numpy(int), result.test["score"].to_numpy()

@@ -15,8 +15,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from nblib import metrics
-from nblib.results import report
-from nblib.results.report import Result
+from nblib.results import tables, write
+from nblib.results.store import Result
 
 MARGIN = 0.01
 """Two AUCs that differ by less than this are as good as equal: one point."""
@@ -340,7 +340,7 @@ def answers(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
     NaN where a method has run with one seed. Raises ValueError where results differ in set, budget
     or images.
     """
-    labels, patients, methods = report.resampled(results)
+    labels, patients, methods = tables.resampled(results)
     rows, differences = [], []
     for question in QUESTIONS:
         for pair in question.pairs:
@@ -497,7 +497,7 @@ def write_verdicts(results: list[Result], margin: float = MARGIN) -> pd.DataFram
     if table.empty:
         raise ValueError("No two methods that a question compares have finished runs.")
     below = "\n\n".join(sentences(table))
-    report.save_table(
+    write.save_table(
         table,
         printed(table),
         legend(table, results[0].config, margin),

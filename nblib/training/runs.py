@@ -33,7 +33,7 @@ from nblib.data.datasets import Dataset
 from nblib.data.labels import load_labels
 from nblib.data.parts import HeldOut
 from nblib.files import digest, one_writer, root, write_json, written_whole
-from nblib.methods.catalogue import entry
+from nblib.methods.catalogue import companions, entry
 from nblib.methods.method import Method, detect_all
 from nblib.training import budgets
 from nblib.training.loop import best_device, best_precision, fit
@@ -222,6 +222,22 @@ def run(
             history.to_csv(file, index=False)
         _evaluate(here, model, dataset, seen, held, history)
     return Run(here)
+
+
+def made_beside(finished: Run, dataset: Dataset) -> list[Run]:
+    """The runs that a run is to be shown beside, on the same images: see `catalogue.companions`.
+
+    Reference and pretrained features are made where they are missing: neither trains a network.
+    Of what the method was made from those are there that are finished.
+    """
+    method, budget, seed = (finished.config[name] for name in ("method", "budget", "seed"))
+    against = entry(method).against
+    shown = [
+        finished.beside(name) if name in against else run(name, dataset, budget, seed)
+        for name in companions(method)
+        if name != method
+    ]
+    return [found for found in shown if found]
 
 
 def sources(method: str) -> list[Path]:

@@ -5,7 +5,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from nblib.data import datasets, shortcuts
-from nblib.results import costs, report
+from nblib.results import costs, store, tables, write
 from nblib.training import runs
 from nblib.data.labels import load_labels
 
@@ -98,10 +98,10 @@ def test_every_table_of_a_set_with_a_shortcut_says_so_and_of_one_without_does_no
     dataset = datasets.load(folder, 16)
     runs.run("pca16", dataset, "smoke")
     runs.run("mean_intensity", dataset, "smoke")
-    results = report.collect("dark", "smoke")
+    results = store.collect("dark", "smoke")
 
     def written():
-        report.write_results(results)
+        write.write_results(results)
         costs.write_costs(results)
         stems = (project_root / "figures" / "dark" / "smoke" / name for name in ("results", "cost"))
         texts = [stem.with_suffix(s).read_text() for stem in stems for s in (".md", ".tex")]
@@ -110,12 +110,12 @@ def test_every_table_of_a_set_with_a_shortcut_says_so_and_of_one_without_does_no
     assert not any(written())
     shortcuts.keep_shortcuts("dark", checked(folder), 0.6)
     assert all(written())
-    (words,) = report.shortcut_warning(results)
+    (words,) = write.shortcut_warning(results)
     assert "alone reaches AUC 1.00" in words
     assert "Of the 1 methods that learn, 1 are not clearly above" in words
     for found, chance in (({"mean": 0.0001}, 0), ({"mean": 0.8}, 0.85)):
         shortcuts.keep_shortcuts("dark", found, chance)
-        assert report.shortcut_warning(results) == []
+        assert write.shortcut_warning(results) == []
 
 
 def test_the_best_of_noise_stays_below_what_lots_reach_in_19_of_20_sets(make_set):
@@ -134,9 +134,9 @@ def test_within_groups_of_a_set_needs_a_column_that_is_there(make_set):
     folder = make_set("views", COUNTS)
     write_metadata(folder, lambda name: "AP" if int(name[-5]) % 2 else "PA")
     dataset = datasets.load(folder)
-    results = [report.of(runs.run("mean_image", dataset, "smoke"))]
-    assert report.within_groups(results, dataset, "").empty
+    results = [store.of(runs.run("mean_image", dataset, "smoke"))]
+    assert tables.within_groups(results, dataset, "").empty
     with pytest.raises(ValueError, match=r"no column 'sex' in metadata\.csv; it has view, age"):
-        report.within_groups(results, dataset, "sex")
-    table = report.within_groups(results, dataset, "view")
+        tables.within_groups(results, dataset, "sex")
+    table = tables.within_groups(results, dataset, "view")
     assert list(table.columns) == ["AP", "PA", "within all groups"]

@@ -368,11 +368,11 @@ def test_counts_are_those_of_networks_and_a_step_of_alad_takes_two_images_for_ea
 
 def test_the_table_of_costs_is_written_with_the_device_that_was_measured(make_set, project_root):
     from nblib.data import datasets
-    from nblib.results import report
+    from nblib.results import store
     from nblib.training import runs
 
     dataset = datasets.load(make_set("priced"))
-    results = [report.of(runs.run("mean_image", dataset, "smoke", seed)) for seed in (0, 1)]
+    results = [store.of(runs.run("mean_image", dataset, "smoke", seed)) for seed in (0, 1)]
     row = costs.write_costs(results).iloc[0]
     assert row["seconds"] == np.mean([r.metrics["seconds"] for r in results])
     words = (project_root / "figures" / "priced" / "smoke" / "cost.md").read_text()

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from nblib.results import readme, report, verdicts
+from nblib.results import readme, store, verdicts
 
 
 def test_the_numbers_in_the_readme_are_those_that_were_written():
@@ -11,7 +11,7 @@ def test_the_numbers_in_the_readme_are_those_that_were_written():
 
 
 def test_blocks_are_filled_from_the_files_and_the_rest_is_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "PROJECT", tmp_path)
+    monkeypatch.setattr(store, "PROJECT", tmp_path)
     folder = tmp_path / "figures" / "a" / "quick"
     folder.mkdir(parents=True)
     row = {

@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, f1_score, recall_score, roc
 
 from nblib.data import datasets
 from nblib.data.labels import load_labels
-from nblib.results import probes, report
+from nblib.results import one_run, probes, store, tables, write
 from nblib.training import runs
 
 CRITIC = dict(critic_layers=4, steps=2)
@@ -21,11 +21,11 @@ def results(make_set):
     for method in ("mean_image", "known_against_unlabeled"):
         for seed in (0, 1):
             runs.run(method, dataset, "smoke", seed)
-    return report.collect(dataset.name, "smoke")
+    return store.collect(dataset.name, "smoke")
 
 
 def test_a_row_is_the_mean_over_the_seeds_of_what_scikit_learn_says(results):
-    row = report.table(results).set_index("method").loc["mean_image"]
+    row = tables.table(results).set_index("method").loc["mean_image"]
     aucs, aps = [], []
     for result in results:
         if result.config["method"] == "mean_image":
@@ -39,7 +39,7 @@ def test_a_row_is_the_mean_over_the_seeds_of_what_scikit_learn_says(results):
 
 
 def test_kinds_of_methods_are_told_apart_and_references_are_marked(results):
-    rows = report.table(results).set_index("method")
+    rows = tables.table(results).set_index("method")
     assert rows.loc["mean_image", "uses"] == "known normals"
     assert rows.loc["known_against_unlabeled", "uses"] == "known normals + unlabeled"
     assert rows["reference"].to_dict() == {"mean_image": False, "known_against_unlabeled": True}
@@ -50,7 +50,7 @@ def test_a_run_whose_method_has_left_the_catalogue_is_named_and_left_out(results
         if result.config["method"] == "mean_image":
             file = result.run.folder / "config.json"
             file.write_text(file.read_text().replace("mean_image", "former"))
-    left = report.collect(results[0].config["set"], "smoke")
+    left = store.collect(results[0].config["set"], "smoke")
     assert {result.config["method"] for result in left} == {"known_against_unlabeled"}
     said = "Left out, since the catalogue of methods no longer has it: former.\n"
     assert capsys.readouterr().out == said
@@ -59,26 +59,26 @@ def test_a_run_whose_method_has_left_the_catalogue_is_named_and_left_out(results
 def test_a_table_refuses_to_mix_budgets(results):
     other = results[0]._replace(config=results[0].config | {"budget": "thesis"})
     with pytest.raises(ValueError, match="several budgets"):
-        report.table([*results, other])
+        tables.table([*results, other])
 
 
 def test_kept_scores_make_the_same_table_without_the_runs(results, monkeypatch, tmp_path):
-    before = report.table(results)
+    before = tables.table(results)
     config = results[0].config
-    report.keep(config["set"], "smoke")
-    monkeypatch.setattr(report, "_runs_folder", lambda *_: tmp_path / "no runs here")
-    after = report.table(report.collect(config["set"], "smoke"))
+    store.keep(config["set"], "smoke")
+    monkeypatch.setattr(store, "_runs_folder", lambda *_: tmp_path / "no runs here")
+    after = tables.table(store.collect(config["set"], "smoke"))
     pd.testing.assert_frame_equal(before, after, rtol=1e-6)
 
 
 def test_keeping_twice_gives_the_same_bytes(results):
     config = results[0].config
-    first = [file.read_bytes() for file in report.keep(config["set"], "smoke")]
-    assert first == [file.read_bytes() for file in report.keep(config["set"], "smoke")]
+    first = [file.read_bytes() for file in store.keep(config["set"], "smoke")]
+    assert first == [file.read_bytes() for file in store.keep(config["set"], "smoke")]
 
 
 def test_the_table_is_written_three_times_with_a_record_of_its_runs(results, project_root):
-    report.write_results(results)
+    write.write_results(results)
     folder = project_root / "figures" / results[0].config["set"] / "smoke"
     record = json.loads((folder / "results.json").read_text())
     assert len(record["runs"]) == 4 and all("seed" in run for run in record["runs"])
@@ -94,7 +94,7 @@ def test_the_table_is_written_three_times_with_a_record_of_its_runs(results, pro
 
 def test_latex_escapes_the_names_of_columns_too_and_fits_the_page(make_set, project_root):
     dataset = datasets.load(make_set("more", {"train/0": 60, "test/0": 20, "test/1": 20}))
-    report.write_results([report.of(runs.run("mean_image", dataset, "smoke"))])
+    write.write_results([store.of(runs.run("mean_image", dataset, "smoke"))])
     latex = (project_root / "figures" / "more" / "smoke" / "results.tex").read_text()
     assert r"sensitivity at 90 \%" in latex and "%" not in latex.replace(r"\%", "")
     assert latex.count(r"\resizebox{\textwidth}{!}{\begin{tabular}") == 1
@@ -103,24 +103,24 @@ def test_latex_escapes_the_names_of_columns_too_and_fits_the_page(make_set, proj
 
 def test_a_set_is_collected_by_the_path_of_its_folder_too(results, tmp_path):
     data = results[0].config["set"]
-    again = report.collect(tmp_path / "anywhere" / data, "smoke")
+    again = store.collect(tmp_path / "anywhere" / data, "smoke")
     assert [r.config for r in again] == [r.config for r in results]
 
 
 def test_what_is_empty_says_why():
     table = pd.DataFrame({"a": [1]})
-    assert report.or_words(table, "why") is table
-    assert report.or_words(table.iloc[:0], "why").index.tolist() == ["why"]
+    assert write.or_words(table, "why") is table
+    assert write.or_words(table.iloc[:0], "why").index.tolist() == ["why"]
 
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(project_root):
     with pytest.raises(FileNotFoundError, match="make figures DATA=nowhere BUDGET=quick"):
-        report.collect("nowhere", "quick")
+        store.collect("nowhere", "quick")
 
 
 def test_the_drawn_set_says_that_it_ranks_nothing(results):
     drawn = [r._replace(config=r.config | {"set": "phantom"}) for r in results]
-    assert "ranks nothing" in report.caption(drawn, report.table(drawn))
+    assert "ranks nothing" in write.caption(drawn, tables.table(drawn))
 
 
 def test_a_method_is_shown_beside_the_reference_and_the_pretrained_features_of_its_kind(make_set):
@@ -129,25 +129,25 @@ def test_a_method_is_shown_beside_the_reference_and_the_pretrained_features_of_i
         ("mean_image", "nearest_normals *", "pretrained_knn"),
         ("brainomaly", "known_against_unlabeled *", "pretrained_logistic"),
     ):
-        beside = report.beside(runs.run(method, dataset, "smoke"), dataset)
+        beside = one_run.beside(runs.run(method, dataset, "smoke"), dataset)
         assert set(beside.index) == {method, reference, pretrained}
         assert beside["learns from"].nunique() == 1
 
 
 def test_settings_name_what_is_not_published_with_the_published_value(make_set):
     run = runs.run("brainomaly", datasets.load(make_set()), "smoke")
-    row = report.settings([run]).set_index("method").loc["brainomaly"]
+    row = tables.settings([run]).set_index("method").loc["brainomaly"]
     assert row["steps"] == "8 (200,000)" and row["width"] == "4 (64)"
     assert row["lr"] == "0.0005 (0.0001)"
     assert row["critic_width"] == "4 (as G)"
     assert "lambda_id" not in row and "size" not in row
     other = datasets.load(make_set("another set", seed=1))
-    assert report.settings([runs.run("pca16", other, "smoke")]).empty
+    assert tables.settings([runs.run("pca16", other, "smoke")]).empty
 
 
 def test_the_scores_of_a_method_stand_beside_each_other_its_own_first(make_set):
     run = runs.run("alocc", datasets.load(make_set()), "smoke")
-    beside = report.scores_beside(run)
+    beside = one_run.scores_beside(run)
     assert list(beside.index) == ["OCC2", "OCC1", "residual"]
     test = run.test
     for name, column in (("OCC2", "score"), ("OCC1", "OCC1")):
@@ -162,7 +162,7 @@ def test_the_transductive_auc_is_that_of_the_unlabeled_images_and_their_labels(m
     counts = {"train/0": 40, "train/unlabeled/0": 20, "train/unlabeled/1": 20}
     dataset = datasets.load(make_set("a mix", counts))
     run = runs.run("known_against_unlabeled", dataset, "smoke", seed=1)
-    rows = report.inside_unlabeled(run, dataset)
+    rows = one_run.inside_unlabeled(run, dataset)
     unlabeled = run.scores[run.scores["part"] == "unlabeled"]
     expected = roc_auc_score(unlabeled["label"], unlabeled["score"])
     assert rows.loc["unlabeled (transductive)", "AUC"] == pytest.approx(expected, abs=5e-4)
@@ -177,7 +177,7 @@ def test_the_transductive_auc_is_that_of_the_unlabeled_images_and_their_labels(m
 def test_the_auc_over_training_follows_from_the_noted_scores(make_set):
     counts = {"train/0": 40, "train/unlabeled/0": 12, "train/unlabeled/1": 12}
     run = runs.run("alocc", datasets.load(make_set("a mix", counts)), "smoke", rho=0.0)
-    over = report.over_training(run)
+    over = one_run.over_training(run)
     assert list(over.index) == list(run.watched) == [4, 8]
     test = run.test
     at_the_end = roc_auc_score(test["label"], test["score"])
@@ -204,7 +204,7 @@ def test_what_lesions_add_to_a_maps_mean_is_counted_pixel_by_pixel(make_set):
     dataset = datasets.load(make_set(boxes=boxes), size=16)
     labels = load_labels(dataset)
     run = runs.run("mean_image", dataset, "smoke")
-    rows = report.lesions(run, labels)["value"]
+    rows = one_run.lesions(run, labels)["value"]
     maps, added = run.maps["test_map"], []
     for i in (3, 4):  # of test/0 three images, then test/1
         lesion, rest = maps[i][labels.masks[i]], maps[i][~labels.masks[i]]
@@ -214,7 +214,7 @@ def test_what_lesions_add_to_a_maps_mean_is_counted_pixel_by_pixel(make_set):
     assert rows["share of the image that is lesion"] == pytest.approx(16 / 256, abs=1e-4)
     without = datasets.load(make_set("no boxes", seed=1))
     other = runs.run("mean_image", without, "smoke")
-    assert report.lesions(other, load_labels(without)).empty
+    assert one_run.lesions(other, load_labels(without)).empty
 
 
 def test_a_published_code_changes_rounding_and_one_that_acts_changes_images(make_set):
@@ -237,7 +237,7 @@ def test_a_variant_is_shown_beside_those_of_its_controls_that_are_finished(make_
         runs.run(name, dataset, "smoke", **overrides)
     run = runs.run("sagan_rope", dataset, "smoke", **overrides)
     assert run.beside("sagan").config["method"] == "sagan" and run.beside("sagan_whole") is None
-    shown = list(report.beside(run, dataset).index)
+    shown = list(one_run.beside(run, runs.made_beside(run, dataset)).index)
     assert shown[2:] == ["sagan", "sagan_attention", "sagan_rope"]
     assert shown[:2] == ["known_against_unlabeled *", "pretrained_logistic"]
 
@@ -246,14 +246,14 @@ def test_methods_with_the_same_settings_share_a_row(make_set):
     dataset = datasets.load(make_set("family", {"train/0": 24}, size=32), size=32)
     names = ("sagan", "sagan_whole", "brainomaly")
     made = [runs.run(name, dataset, "smoke", **CRITIC) for name in names]
-    rows = report.settings(made)
+    rows = tables.settings(made)
     assert list(rows["method"]) == ["sagan, sagan_whole", "brainomaly"]
 
 
 def test_decisions_of_the_table_are_means_over_the_seeds_of_scikit_learns_numbers(make_set):
     dataset = datasets.load(make_set("more", {"train/0": 60, "test/0": 20, "test/1": 20}))
-    found = [report.of(runs.run("mean_image", dataset, "smoke", seed)) for seed in (0, 1)]
-    row = report.table(found).iloc[0]
+    found = [store.of(runs.run("mean_image", dataset, "smoke", seed)) for seed in (0, 1)]
+    row = tables.table(found).iloc[0]
     f1, at_90 = [], []
     for result in found:
         held = np.sort(result.scores.query("part == 'held_out_normal'")["score"])
@@ -271,29 +271,29 @@ def test_localisation_stands_below_chance_and_says_how_little_it_is_of(make_set,
     boxes = [(f"test_1_{i}.png", 2, 2, 4, 4) for i in range(3)]
     dataset = datasets.load(make_set("boxed", size=16, boxes=boxes))
     names = ("mean_intensity", "mean_image", "known_against_unlabeled")  # one gives maps
-    found = [report.of(runs.run(name, dataset, "smoke")) for name in names]
-    rows = report.localisation_table(found)
+    found = [store.of(runs.run(name, dataset, "smoke")) for name in names]
+    rows = tables.localisation_table(found)
     assert list(rows["method"]) == ["chance", "mean_image"]
     metrics = found[1].metrics
     assert rows["pixel_ap"][0] == metrics["pixel_ap_chance"] and rows["pro"][0] == 0.15
     assert [rows["pro_low"][1], rows["pro_high"][1]] == metrics["pro_interval"]
-    printed = report.write_localisation(found)
+    printed = write.write_localisation(found)
     assert "[" in printed["PRO"][1] and "[" not in printed["PRO"][0]
     words = (project_root / "figures" / "boxed" / "smoke" / "localisation.md").read_text()
     assert "3 images with marked lesions" in words
-    plain = [report.of(runs.run("mean_image", datasets.load(make_set("plain")), "smoke"))]
-    assert report.write_localisation(plain).empty
+    plain = [store.of(runs.run("mean_image", datasets.load(make_set("plain")), "smoke"))]
+    assert write.write_localisation(plain).empty
 
 
 def test_model_choice_is_last_aucp_and_the_best_on_the_test_part():
     at = pd.DataFrame({"step": [2, 4, 6], "auc": [0.9, 0.7, 0.8], "aucp": [0.5, 0.6, 0.55]})
     config = dict(method="sagan", seed=0)
     results = [
-        report.Result(config, {}, pd.DataFrame(), at),
-        report.Result(config, {}, pd.DataFrame(), at.assign(auc=np.nan)),  # not scored on the way
-        report.Result(config, {}, pd.DataFrame()),
+        store.Result(config, {}, pd.DataFrame(), at),
+        store.Result(config, {}, pd.DataFrame(), at.assign(auc=np.nan)),  # not scored on the way
+        store.Result(config, {}, pd.DataFrame()),
     ]
-    (row,) = report.chosen_checkpoints(results).to_dict("records")
+    (row,) = tables.chosen_checkpoints(results).to_dict("records")
     assert (row["last"], row["aucp"], row["oracle"]) == (0.8, 0.7, 0.9)
     assert row["flattery"] == pytest.approx(0.1)
 
@@ -301,37 +301,37 @@ def test_model_choice_is_last_aucp_and_the_best_on_the_test_part():
 def test_checkpoints_are_kept_with_the_scores(make_set, monkeypatch, tmp_path):
     counts = {"train/0": 40, "train/unlabeled/0": 12, "train/unlabeled/1": 12}
     run = runs.run("ganomaly", datasets.load(make_set("a mix", counts)), "smoke")
-    report.keep("a mix", "smoke")
-    monkeypatch.setattr(report, "_runs_folder", lambda *_: tmp_path / "no runs here")
-    (kept,) = report.collect("a mix", "smoke")
-    pd.testing.assert_frame_equal(kept.checkpoints, report.checkpoints(run), check_dtype=False)
+    store.keep("a mix", "smoke")
+    monkeypatch.setattr(store, "_runs_folder", lambda *_: tmp_path / "no runs here")
+    (kept,) = store.collect("a mix", "smoke")
+    pd.testing.assert_frame_equal(kept.checkpoints, store.checkpoints(run), check_dtype=False)
     assert kept.run is None and kept.checkpoints["auc"].iloc[-1] == pytest.approx(
         run.metrics["auc"], abs=1e-6
     )
 
 
 def test_a_record_names_each_run_by_a_hash_of_all_that_made_it(results):
-    record = report.record(results)
+    record = store.record(results)
     hashes = [run["hash"] for run in record["runs"]]
     assert len(set(hashes)) == 4
     other = results[0]._replace(config=results[0].config | {"threads": 99})
-    assert report.record([other])["runs"][0]["hash"] not in hashes
+    assert store.record([other])["runs"][0]["hash"] not in hashes
     needed = {"seed", "code", "versions", "device", "arguments", "precision"}
     assert all(needed <= set(run) for run in record["runs"])
 
 
 def test_runs_on_the_disk_are_given_in_the_order_asked_for_or_named_as_missing(results):
-    found = report.runs_of(results, "known_against_unlabeled", "alad", "mean_image", seed=1)
+    found = store.runs_of(results, "known_against_unlabeled", "alad", "mean_image", seed=1)
     assert [run.config["method"] for run in found] == ["known_against_unlabeled", "mean_image"]
     assert {run.config["seed"] for run in found} == {1}
     gone = [result._replace(run=None) for result in results]
     with pytest.raises(FileNotFoundError, match=r"No run of mean_image .* make figures"):
-        report.runs_of(gone, "mean_image")
+        store.runs_of(gone, "mean_image")
 
 
 def test_counts_stand_beside_those_of_the_thesis(make_set):
     dataset = datasets.load(make_set())
-    table = report.counts(dataset, load_labels(dataset))
+    table = tables.counts(dataset, load_labels(dataset))
     assert list(table.loc["a set"]) == [4, 3, 3, 3, 3, 0.5]
     assert table.loc["LAG (thesis)"].tolist()[:5] == [1500, 832, 900, 811, 811]
     assert table.loc["RSNA (thesis)", "abnormal in the mix"] == 0.56

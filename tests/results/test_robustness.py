@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from nblib.data import datasets
 from nblib.data.labels import load_labels
 from nblib.methods.catalogue import METHODS
-from nblib.results import report, robustness
+from nblib.results import robustness, store
 from nblib.training import runs
 
 COUNTS = {"train/0": 30, "train/unlabeled/0": 10, "train/unlabeled/1": 10, "test/0": 8, "test/1": 8}
@@ -81,18 +81,18 @@ def test_the_table_of_moved_images_follows_from_the_scores_kept_or_not(dataset, 
     assert list(table.index) == ["brainomaly"] and table.loc["brainomaly", "seeds"] == 2
     drops, ranks = [], []
     for seed in (0, 1):
-        kept = pd.read_csv(report.moved_file("moved", "smoke", seed))
+        kept = pd.read_csv(store.moved_file("moved", "smoke", seed))
         before, after = (roc_auc_score(kept["label"], kept[c]) for c in ("as it is", "shift 4"))
         drops.append(after - before)
         ranks.append(spearmanr(kept["as it is"], kept["shift 4"])[0])
     assert np.isclose(table.loc["brainomaly", "shift 4"], np.mean(drops))
     assert np.isclose(table.loc["brainomaly", "rank shift 4"], np.mean(ranks))
-    report.keep("moved", "smoke")
+    store.keep("moved", "smoke")
     for seed in (0, 1):
-        report.moved_file("moved", "smoke", seed).unlink()
+        store.moved_file("moved", "smoke", seed).unlink()
     again = robustness.moved("moved", "smoke").set_index("method")
     pd.testing.assert_frame_equal(table, again)
-    printed = robustness.write_moved(report.collect("moved", "smoke"))
+    printed = robustness.write_moved(store.collect("moved", "smoke"))
     assert (project_root / "figures" / "moved" / "smoke" / "moved.tex").exists()
     assert printed.loc[0, "shift 4"] == f"{np.mean(drops):+.3f}"
 
@@ -112,7 +112,7 @@ def test_by_lesion_splits_the_abnormal_images_by_kind_and_thirds_of_size(make_se
     )
     dataset = datasets.load(folder)
     run = runs.run("mean_image", dataset, "smoke")
-    table = robustness.by_lesion([report.of(run)], folder)
+    table = robustness.by_lesion([store.of(run)], folder)
     test = run.test.set_index("image")["score"]
     normal = test[test.index.str.startswith("test_0")]
 
@@ -130,8 +130,8 @@ def test_by_lesion_splits_the_abnormal_images_by_kind_and_thirds_of_size(make_se
         at = names.index(f"test_1_{i}.png")
         hits.append(labels.masks[at].ravel()[run.maps["test_map"][at].argmax()])
     assert np.isclose(row["pointing", "small"], np.mean(hits))
-    assert robustness.by_lesion([report.of(run)], "no such set").empty
-    assert robustness.by_lesion([report.of(run)], make_set("plain")).empty
+    assert robustness.by_lesion([store.of(run)], "no such set").empty
+    assert robustness.by_lesion([store.of(run)], make_set("plain")).empty
 
 
 def _spot(i):
@@ -150,13 +150,13 @@ def test_runs_at_other_ratios_are_variants_and_their_table_is_kept(make_set):
     test = run.test
     assert np.isclose(table["auc"].iloc[1], roc_auc_score(test["label"], test["score"]))
     with pytest.raises(FileNotFoundError, match="make figures"):
-        report.collect("mixed", "smoke")  # they are no base runs
+        store.collect("mixed", "smoke")  # they are no base runs
     base = runs.run("known_against_unlabeled", datasets.load(folder), "smoke")
-    kept = report.keep("mixed", "smoke")
+    kept = store.keep("mixed", "smoke")
     assert {file.name for file in kept} == {
         "seed0.csv.gz", "ratio0-seed0.csv.gz", "ratio100-seed0.csv.gz",
     }  # fmt: skip
-    assert len(report.collect("mixed", "smoke")) == 1
+    assert len(store.collect("mixed", "smoke")) == 1
     assert base.config["variant"] == "base"
 
 

@@ -7,7 +7,7 @@ from scipy import stats
 
 from nblib import metrics
 from nblib.results import verdicts
-from nblib.results.report import Result
+from nblib.results.store import Result
 from nblib.results.verdicts import CANNOT_TELL, DIFFERS, EQUIVALENT, WITHIN, Difference, verdict
 
 SHARED, OWN, NOISE = 0.6, 0.4, 0.7  # of a patient for both methods, for one; of an image

@@ -1,0 +1,273 @@
+"""Figures of many runs: intervals, differences, costs, the same images through several models.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import NullFormatter
+from nblib import metrics
+from nblib.data.batches import to_float
+from nblib.data.datasets import Dataset
+from nblib.data.labels import Labels
+from nblib.files import root, write_json, written_whole
+from nblib.methods.catalogue import FAMILIES, entry
+from nblib.methods.method import Detection
+from nblib.training.runs import Run
+from nblib.figures.of_a_run import map_limit
+from nblib.figures.style import ABNORMAL, HELD_OUT, MARKERS, WIDTH, blank, show_map, show_image, nothing, outline, styled
+
+
+
+@styled
+def forest(table: pd.DataFrame, title: str) -> Figure:
+    """AUC with its interval for each row of `tables.table`, a colour a method, chance marked.
+
+    Methods that use the unlabeled mix stand below those that do not, apart from them.
+    """
+    uses_mix = table["uses"].str.contains("unlabeled").to_numpy()
+    rows = -np.arange(len(table)) - 0.8 * uses_mix
+    figure, axes = blank(height=1.1 + 0.22 * len(table))
+    axes = axes[0, 0]
+    for y, row in zip(rows, table.itertuples(), strict=True):
+        colour = entry(row.method).colour
+        low, high = row.auc_low, row.auc_high
+        _interval_bar(axes, low, high, y, colour)
+        axes.plot(row.auc, y, MARKERS[row.uses], color=colour, ms=6, mec="black", mew=0.6)
+    names = [f"{row.method}{' *' if row.reference else ''}" for row in table.itertuples()]
+    if uses_mix.any() and not uses_mix.all():
+        axes.axhline(rows[uses_mix].max() + 0.9, color=HELD_OUT, lw=0.8)
+    axes.axvline(0.5, color="black", ls=":", lw=1)
+    axes.set(yticks=rows, yticklabels=names, xlabel="AUC, 95 % interval over patients", title=title)
+    axes.set_ylim(rows.min() - 0.6, 0.6)
+    for uses, marker in MARKERS.items():
+        axes.plot([], [], marker, color="black", label=f"learns from {uses}")
+    axes.plot([], [], " ", label="* reference, fixed beforehand")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
+    return figure
+
+
+ANSWERS = {
+    "differs": ("o", "black"),
+    "differs, but within the margin": ("D", "#777777"),
+    "equivalent": ("s", "white"),
+    "cannot tell": ("x", "black"),
+}
+"""Marker and its fill for each verdict."""
+
+ONE_SEED = ("+", "black")
+
+
+def _interval_bar(axes, low: float, high: float, y: float, colour: str) -> None:
+    """An interval, with a rim so that light colours print."""
+    axes.plot([low, high], [y, y], color="black", lw=2.6, solid_capstyle="butt")
+    axes.plot([low, high], [y, y], color=colour, lw=1.9, solid_capstyle="butt")
+
+
+@styled
+def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
+    """Difference of AUC with its 95 % interval for each row of `verdicts.answers`, by question.
+
+    The margin is a band. With one seed there is no interval, only a plus.
+    """
+    if table.empty:
+        return nothing(title)
+    figure, axes = blank(height=1.1 + 0.19 * (len(table) + 1.3 * table["question"].nunique()))
+    axes = axes[0, 0]
+    axes.axvspan(-margin, margin, color="#e4e4e4", lw=0)
+    axes.axvline(0, color="black", lw=0.6)
+    places, names, y = [], [], 0.0
+    left = np.nanmin([table["low"].min(), table["difference"].min(), -2 * margin])
+    for question, rows in table.groupby("question", sort=False):
+        y -= 1.3
+        box = dict(fc="white", ec="none", pad=1)
+        axes.text(left, y + 0.95, question, fontsize=7.5, style="italic", va="top", bbox=box)
+        for row in rows.itertuples():
+            marker, fill = ANSWERS[row.answer] if np.isfinite(row.low) else ONE_SEED
+            _interval_bar(axes, row.low, row.high, y, entry(row.method).colour)
+            edge = dict(mec="black", mew=0.9 if marker not in "x+" else 1.4)
+            axes.plot(row.difference, y, marker, ms=5, mfc=fill, **edge)
+            places.append(y)
+            names.append(f"{row.method} − {row.against}")
+            y -= 1
+    axes.set(yticks=places, xlabel="difference of AUC, 95 % interval (uncorrected)", title=title)
+    axes.set_yticklabels(names, fontsize=7)
+    axes.set_ylim(y + 0.4, 0)
+    for answer, (marker, fill) in (ANSWERS | {"one seed: cannot tell": ONE_SEED}).items():
+        axes.plot([], [], marker, ms=5, mfc=fill, mec="black", label=answer)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7)
+    return figure
+
+
+@styled
+def model_choice(table: pd.DataFrame, title: str) -> Figure:
+    """AUC of the last checkpoint, of that chosen by AUCp, and of the best on the test part.
+
+    A row a method of `tables.chosen_checkpoints`, means over its seeds; the oracle is marked.
+    """
+    if table.empty:
+        return nothing(title)
+    means = table.groupby("method", sort=False)[["last", "aucp", "oracle"]].mean()
+    figure, axes = blank(height=1.2 + 0.19 * len(means))
+    axes = axes[0, 0]
+    y = -np.arange(len(means))
+    for low, high, at in zip(means["last"], means["oracle"], y, strict=True):
+        axes.plot([low, high], [at, at], color=HELD_OUT, lw=2.5, solid_capstyle="butt")
+    axes.plot(means["last"], y, "o", ms=5, color="black", label="last checkpoint (all tables here)")
+    free = dict(ms=4.5, mfc="white", mec="black", label="highest AUCp, no label")
+    axes.plot(means["aucp"], y + 0.27, "d", **free)
+    oracle = dict(ms=6, color=ABNORMAL, mec="black", mew=0.5, label="oracle, looks at test labels")
+    axes.plot(means["oracle"], y - 0.2, "*", **oracle)
+    axes.set(yticks=y, xlabel="AUC on the test part", title=title)
+    axes.set_yticklabels(means.index, fontsize=7)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7)
+    return figure
+
+
+@styled
+def matrix(table: pd.DataFrame, title: str, label: str, middle: float = 0.0) -> Figure:
+    """A table of numbers, written into cells whose colour goes from `middle` to both sides."""
+    import seaborn as sns
+
+    if table.empty:
+        return nothing(title)
+    figure, axes = blank(height=1.1 + 0.2 * len(table))
+    axes = axes[0, 0]
+    reach = np.nanmax(np.abs(table.to_numpy(float) - middle)) or 1
+    sns.heatmap(
+        table.astype(float), cmap="PuOr_r", vmin=middle - reach, vmax=middle + reach, annot=True,
+        fmt="+.3f" if middle == 0 else ".2f", annot_kws={"size": 7}, ax=axes, linewidths=0.5,
+        cbar_kws={"label": label},
+    )  # fmt: skip
+    axes.tick_params(labelsize=7, length=0)
+    axes.set(title=title, xlabel="", ylabel="")
+    axes.tick_params(axis="x", rotation=0 if table.shape[1] < 9 else 30)
+    return figure
+
+
+@styled
+def over_ratios(table: pd.DataFrame, title: str) -> Figure:
+    """AUC and AP over the share of abnormal images in the unlabeled mix, a line a method."""
+    if table.empty:
+        return nothing(title)
+    figure, axes = blank(1, 2, height=2.8)
+    for cell, (name, word) in zip(axes[0], {"auc": "AUC", "ap": "AP"}.items(), strict=True):
+        lines = zip(table.groupby("method", sort=False), ("o-", "s--", "^:", "D-."), strict=False)
+        for (method, rows), style in lines:
+            colour = entry(method).colour
+            cell.plot(rows["percent"], rows[name], style, ms=4, color=colour, label=method)
+        chance = 0.5 if name == "auc" else table["abnormal"].iloc[0]
+        cell.axhline(chance, color="black", lw=0.6)
+        cell.set(xlabel="abnormal among the unlabeled, %", ylabel=word)
+    figure.suptitle(title)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+@styled
+def cost(table: pd.DataFrame, title: str) -> Figure:
+    """AUC against the times to train and to score of `costs.cost_table`; a marker a family."""
+    figure, axes = blank(1, 2, height=3.3)
+    families = table["method"].map(lambda method: entry(method).family)
+    what = {"seconds": "training, s (0 as 0.1)", "ms_per_image": "scoring an image, ms"}
+    for cell, (name, word) in zip(axes[0], what.items(), strict=True):
+        for kind, (marker, colour, _) in FAMILIES.items():
+            rows = table[families == kind]
+            values = rows[name].clip(lower=0.1 if name == "seconds" else 0.001)
+            style = dict(ms=7 if marker == "*" else 5, color=colour, mec="black", mew=0.5)
+            cell.plot(
+                values, rows["auc"], marker, ls="", label=kind if len(rows) else None, **style
+            )
+        for row in table[table["method"].isin(("sagan", "brainomaly"))].itertuples():
+            at = (max(getattr(row, name), 0.001), row.auc)
+            cell.annotate(row.method, at, (4, -9), textcoords="offset points", fontsize=6.5)
+        cell.axhline(0.5, color="black", lw=0.6, ls=":")
+        cell.set(xscale="log", xlabel=word, ylabel="AUC")
+    figure.suptitle(title)
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=7)
+    return figure
+
+
+@styled
+def through_models(
+    runs: list[Run], dataset: Dataset, labels: Labels, chosen: dict[str, int]
+) -> Figure:
+    """Named test images and the heat maps of several runs: a row an image, a column a run.
+
+    Each run has a colour scale of its own, from its held-out normals. Under a map stands the
+    percentile of its score among them; framed where the threshold for 95 % specificity is passed.
+    """
+    rows, columns = len(chosen), len(runs) + 1
+    figure, axes = blank(rows, columns, height=0.5 + rows * WIDTH / columns * 1.2)
+    for line, (name, i) in zip(axes, chosen.items(), strict=True):
+        show_image(line[0], dataset.test.images[i])
+        if labels.masks is not None:
+            outline(line[0], labels.masks[i])
+        line[0].set_ylabel(name.replace(", ", ",\n"), fontsize=7)
+        for cell, run in zip(line[1:], runs, strict=True):
+            show_map(cell, run.maps["test_map"][i], map_limit(run))
+            if labels.masks is not None:
+                outline(cell, labels.masks[i])
+            _percentile(cell, run, i)
+    _name_columns(axes[0], runs)
+    return figure
+
+
+@styled
+def one_through_models(
+    runs: list[Run],
+    gates: list[np.ndarray | None],
+    dataset: Dataset,
+    labels: Labels,
+    name: str,
+    chosen: int,
+) -> Figure:
+    """One test image through several runs: restored, heat map, and the finest gate; a column a run.
+
+    gates: of each run (h, w) in (0, 1), see `probes.finest_gates`; None leaves that place empty.
+    """
+    columns = len(runs) + 1
+    figure, axes = blank(3, columns, height=0.5 + 3 * WIDTH / columns * 1.15)
+    for cell in axes.flat:
+        cell.axis("off")
+    show_image(axes[0, 0], dataset.test.images[chosen])
+    axes[0, 0].axis("on")
+    axes[0, 0].set_xlabel(name, fontsize=7)
+    if labels.masks is not None:
+        outline(axes[0, 0], labels.masks[chosen])
+    for word, line in zip(("restored", "heat map", "gate"), axes, strict=True):
+        line[1].set_ylabel(word, fontsize=7)
+    for line, run, gate in zip(axes[:, 1:].T, runs, gates, strict=True):
+        show_image(line[0], run.maps["test_restored"][chosen])
+        show_map(line[1], run.maps["test_map"][chosen], map_limit(run))
+        if gate is not None:
+            show_map(line[2], gate, 1)
+        for cell in line[: 2 + (gate is not None)]:
+            cell.axis("on")
+        _percentile(line[1], run, chosen)
+    _name_columns(axes[0], runs)
+    return figure
+
+
+def _percentile(axes, run: Run, i: int) -> None:
+    test = run.test.loc[i]
+    cut = run.metrics["threshold"]
+    above = cut is not None and test["score"] > cut
+    if np.isfinite(test["percentile"]):
+        axes.set_xlabel(f"{test['percentile']:.0f}", fontsize=7, labelpad=1)
+    if above:
+        axes.spines[:].set(visible=True, color=ABNORMAL, linewidth=1.5)
+
+
+def _name_columns(line, runs: list[Run]) -> None:
+    line[0].set_title("input", fontsize=7)
+    for cell, run in zip(line[1:], runs, strict=True):
+        name = run.config["method"].removeprefix("sagan_").replace("_", "\n")
+        cell.set_title(name, fontsize=7)

@@ -1,0 +1,185 @@
+"""Finished runs and kept scores -> results, as tables need them; and back to data/scores.
+
+A run of `data/runs` takes precedence over its kept scores, which are committed.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from nblib import __version__, metrics
+from nblib.files import digest, root, write_json, written_whole
+from nblib.methods import catalogue
+from nblib.training.runs import Run, read_scores, test_part
+
+PROJECT = Path(__file__).parents[2]
+
+
+class Result(NamedTuple):
+    """One finished run, as a table needs it.
+
+    checkpoints: AUC, aucp and aucp_held_out by step, see `checkpoints`; empty for methods that
+    do not train. run: its folder, where it is still on the disk.
+    """
+
+    config: dict
+    metrics: dict
+    scores: pd.DataFrame
+    checkpoints: pd.DataFrame = pd.DataFrame()
+    run: Run | None = None
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """The rows of `scores` of the test images, in their order, numbered from 0."""
+        return test_part(self.scores)
+
+
+def of(run: Run) -> Result:
+    """A finished run as a result."""
+    return Result(run.config, run.metrics, run.scores, checkpoints(run), run)
+
+
+def collect(data: str | Path, budget: str, variants: str = "base") -> list[Result]:
+    """The finished runs of a set at a budget, in the catalogue's order, then by variant and seed.
+
+    data: the set's name, or the path of its folder. variants: the base runs, or those whose
+    variant matches a pattern such as 'ratio*'. A run of `data/runs` takes precedence over its kept
+    scores in `data/scores`. Runs of methods that the catalogue no longer has are named and left
+    out. Raises FileNotFoundError, naming the command that makes them, where
+    there is none, and ValueError where the test images have no labels.
+    """
+    data = Path(data).name
+    found: dict[tuple[str, str, int], Result] = {}
+    for file in sorted(_scores_folder(data, budget).glob(f"*/{_stem(variants, '*')}.json")):
+        record = json.loads(file.read_text())
+        scores = read_scores(file.with_suffix(".csv.gz"))
+        checkpoints = pd.DataFrame(record.get("checkpoints", []))
+        found[_key(record["config"])] = Result(
+            record["config"], record["metrics"], scores, checkpoints
+        )
+    for file in sorted(_runs_folder(data, budget).glob(f"*/{variants}/seed*/metrics.json")):
+        if ".aside" not in file.parent.name:
+            run = Run(file.parent)
+            found[_key(run.config)] = of(run)
+    known = catalogue.known(method for method, *_ in found)
+    keys = [key for key in found if key[0] in known]
+    results = [found[key] for key in sorted(keys, key=lambda k: (catalogue.order(k[0]), *k[1:]))]
+    if not results:
+        target = "figures" if variants == "base" else "ratios"
+        raise FileNotFoundError(
+            f"There is no finished run of the set '{data}' at the budget '{budget}' under "
+            f"{root()}. Make them: make {target} DATA={data} BUDGET={budget}"
+        )
+    if not all("auc" in result.metrics for result in results):
+        raise ValueError(f"The test images of '{data}' have no labels to compare methods by.")
+    return results
+
+
+def one_set(results: list[Result], *same: str) -> None:
+    """Raise ValueError where results differ in set, budget, size, images or what `same` names."""
+    for name in ("set", "budget", "size", *same):
+        values = {str(result.config[name]) for result in results}
+        if len(values) > 1:
+            raise ValueError(f"One table cannot hold runs of several {name}s: {sorted(values)}.")
+
+
+def record(results: list[Result]) -> dict:
+    """The runs behind a table or figure: what fixes each, and what it was made with."""
+    runs_made = [
+        {"hash": digest(json.dumps(r.config, sort_keys=True).encode())} | r.config for r in results
+    ]
+    return {"nblib": __version__, "runs": runs_made}
+
+
+def checkpoints(run: Run) -> pd.DataFrame:
+    """Test AUC and AUCp at each checkpoint: step, auc, aucp, aucp_held_out; empty if untrained.
+
+    The AUC is worked out here, afterwards, from scores that were noted: nothing uses it. NaN for
+    methods that optimise for each image, which are not scored at checkpoints.
+    """
+    if "aucp" not in run.history:
+        return pd.DataFrame()
+    test = run.test.set_index("image")["label"]
+    labels = test.reindex(run.watched.index).to_numpy()
+    areas = {step: metrics.auc(labels, scores) for step, scores in run.watched.items()}
+    rows = run.history.dropna(subset="aucp")[["step", "aucp", "aucp_held_out"]]
+    rows.insert(1, "auc", rows["step"].map(areas))
+    return rows.reset_index(drop=True)
+
+
+def runs_of(results: list[Result], *methods: str, seed: int = 0) -> list[Run]:
+    """The folders of the runs of some methods with one seed, in that order; missing ones left out.
+
+    Raises FileNotFoundError where none is on the disk: maps and weights are not committed.
+    """
+    there = {r.config["method"]: r.run for r in results if r.run and r.config["seed"] == seed}
+    found = [there[method] for method in methods if method in there]
+    if not found:
+        config = results[0].config
+        raise FileNotFoundError(
+            f"No run of {', '.join(methods)} with seed {seed} is on this disk, and maps are not "
+            "among the scores that are kept. Make them: "
+            f"make figures DATA={config['set']} BUDGET={config['budget']} SEEDS={seed}"
+        )
+    return found
+
+
+def keep(data: str, budget: str) -> list[Path]:
+    """Copy what tables need of finished runs to data/scores, to be committed: a few kB a run.
+
+    Scores of every image, config, metrics, AUC at each checkpoint; of the base runs and of those
+    at other anomaly ratios; and the scores of moved images, see `robustness`.
+    """
+    data, files = Path(data).name, []
+    for result in [r for r in _all(data, budget) if r.run]:
+        method, variant, seed = _key(result.config)
+        stem = _scores_folder(data, budget) / method / _stem(variant, seed)
+        _write_scores(stem.with_suffix(".csv.gz"), result.scores)
+        kept = {"config": result.config, "metrics": result.metrics}
+        if len(result.checkpoints):
+            kept["checkpoints"] = json.loads(result.checkpoints.to_json(orient="records"))
+        write_json(stem.with_suffix(".json"), kept)
+        files.append(stem.with_suffix(".csv.gz"))
+    for file in sorted(_runs_folder(data, budget).glob("moved-seed*.csv")):
+        files.append(_scores_folder(data, budget) / f"{file.name}.gz")
+        _write_scores(files[-1], read_scores(file))
+    return files
+
+
+def _all(data: str, budget: str) -> list[Result]:
+    """The base runs, and those at other ratios where there are any."""
+    with contextlib.suppress(FileNotFoundError):
+        return collect(data, budget) + collect(data, budget, "ratio*")
+    return collect(data, budget)
+
+
+def _write_scores(path: Path, scores: pd.DataFrame) -> None:
+    with written_whole(path) as file:
+        # No time of making in the file: the same scores give the same bytes.
+        how = {"method": "gzip", "mtime": 0}
+        scores.to_csv(file, index=False, float_format="%.9g", compression=how)
+
+
+def _stem(variant: str, seed: int | str) -> str:
+    """How the kept scores of a run are called."""
+    return f"seed{seed}" if variant == "base" else f"{variant}-seed{seed}"
+
+
+def moved_file(data: str, budget: str, seed: int) -> Path:
+    """Where the scores of moved test images lie, see `robustness.score_moved`."""
+    return _runs_folder(data, budget) / f"moved-seed{seed}.csv"
+
+
+def _runs_folder(data: str, budget: str) -> Path:
+    return root() / "data" / "runs" / data / budget
+
+
+def _scores_folder(data: str, budget: str) -> Path:
+    return root() / "data" / "scores" / data / budget
+
+
+def _key(config: dict) -> tuple[str, str, int]:
+    return config["method"], config["variant"], config["seed"]

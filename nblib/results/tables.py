@@ -1,0 +1,233 @@
+"""Results -> data frames: detection, localisation, settings, what choosing by labels would add.
+
+A table holds one set and one budget. AUC, AP, thresholds and intervals are made again from the
+scores of every image; localisation and cost come from each run's metrics.json.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score
+
+from nblib import metrics
+from nblib.data import shortcuts
+from nblib.data.datasets import Dataset
+from nblib.data.labels import Labels
+from nblib.methods.catalogue import REFERENCES, entry
+from nblib.results.store import PROJECT, Result, one_set
+from nblib.training import budgets
+from nblib.training.runs import Run
+
+PUBLISHED = PROJECT / "data" / "published.csv"
+
+
+class Resampled(NamedTuple):
+    """The runs of one method on the test images, and on those of resampled patients.
+
+    scores: (seeds, n); auc, ap: (seeds, resamples).
+    """
+
+    scores: np.ndarray
+    auc: np.ndarray
+    ap: np.ndarray
+
+
+def resampled(results: list[Result]) -> tuple[np.ndarray, np.ndarray, dict[str, Resampled]]:
+    """Labels and patients of the test images (n,), and `Resampled` of each method.
+
+    All runs scored the same images: their patients are resampled once, for every method. Raises
+    ValueError where results differ in set, budget or images.
+    """
+    one_set(results, "data")
+    test = results[0].test
+    labels, patients = test["label"].to_numpy(int), test["patient"].to_numpy(str)
+    weights = metrics.patient_weights(labels, patients)
+    methods = {}
+    for method in dict.fromkeys(result.config["method"] for result in results):
+        own = [r for r in results if r.config["method"] == method]
+        scores = np.array([result.test["score"].to_numpy() for result in own])
+        pairs = [metrics.weighted_auc_ap(labels, values, weights) for values in scores]
+        methods[method] = Resampled(scores, *map(np.array, zip(*pairs, strict=True)))
+    return labels, patients, methods
+
+
+def table(results: list[Result]) -> pd.DataFrame:
+    """A row a method: AUC, AP, decisions over the seeds, intervals over patients, cost.
+
+    In the catalogue's order: first what learns from known normals, then what uses the unlabeled
+    mix.
+
+    auc, ap: means over the seeds; *_low, *_high: 95 % interval of that mean over resampled
+    patients, for these very seeds; auc_seed_sd: deviation between seeds, NaN with one seed.
+    Raises ValueError where results differ in set, budget or images.
+    """
+    labels, _, methods = resampled(results)
+    rows = []
+    for method, found in methods.items():
+        own = [r for r in results if r.config["method"] == method]
+        aucs = [metrics.auc(labels, values) for values in found.scores]
+        auc_low, auc_high = metrics.interval(found.auc.mean(0))
+        ap_low, ap_high = metrics.interval(found.ap.mean(0))
+        row = {
+            "method": method,
+            "uses": entry(method).uses,
+            "reference": method in REFERENCES.values(),
+            "seeds": len(own),
+            "auc": np.mean(aucs),
+            "auc_low": auc_low,
+            "auc_high": auc_high,
+            "auc_seed_sd": np.std(aucs, ddof=1) if len(aucs) > 1 else np.nan,
+            "ap": np.mean([average_precision_score(labels, v) for v in found.scores]),
+            "ap_low": ap_low,
+            "ap_high": ap_high,
+        }
+        at_90 = [metrics.decisions(r.scores, 0.9) for r in own]
+        at_95 = [metrics.decisions(r.scores, 0.95) for r in own]
+        row |= {f"{name}_at_90": _mean(at_90, name) for name in ("sensitivity", "specificity")}
+        row |= {name: _mean(at_95, name) for name in ("sensitivity", "specificity", "f1")}
+        numbers = [r.metrics for r in own]
+        row |= {name: _mean(numbers, name) for name in COST}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+LOCALISATION_WORDS = {
+    "pixel_ap": "pixel AP", "dice": "best Dice", "pro": "PRO", "pointing": "pointing",
+}  # fmt: skip
+
+COST = ("seconds", "ms_per_image", "parameters")
+
+
+def _mean(numbers: list[dict], name: str) -> float:
+    values = [found.get(name) for found in numbers]
+    return np.nan if None in values else float(np.mean(values))
+
+
+def published() -> pd.DataFrame:
+    """Published results: model, method, set, metric, percent, spread, source.
+
+    The thesis does not say what its spread (±) is: of what, over how many runs.
+    """
+    return pd.read_csv(PUBLISHED)
+
+
+def within_groups(results: list[Result], dataset: Dataset, column: str) -> pd.DataFrame:
+    """AUC of each method within the groups of a column of metadata.csv, such as view.
+
+    Means over the seeds. Empty for ''. Raises ValueError for a column that is not there, naming
+    those that are.
+    """
+    if not column:
+        return pd.DataFrame()
+    known = shortcuts.metadata(dataset)
+    if column not in known:
+        there = ", ".join(known) or "none beside image and patient"
+        raise ValueError(
+            f"{dataset.name} has no column '{column}' in metadata.csv; it has {there}."
+        )
+    areas = [
+        shortcuts.within(r.test, known[column])["auc"].rename(r.config["method"]) for r in results
+    ]
+    return pd.DataFrame(areas).groupby(level=0, sort=False).mean().round(3)
+
+
+def changed(result: Result | Run) -> dict[str, str]:
+    """The arguments of a run that are not the published ones, as 'run's (published)'."""
+    published = budgets.arguments(result.config["method"], "thesis", result.config["size"])
+    given = result.config["arguments"]
+    return {
+        name: f"{given[name]:,} ({'as G' if value is None else f'{value:,}'})"
+        for name, value in published.items()
+        if isinstance(given.get(name), int | float)
+        and given[name] != value
+        and name not in ("size", "channels")
+    }
+
+
+def settings(results: list[Result] | list[Run]) -> pd.DataFrame:
+    """A row for each method that did not run at its published size: what differs, and how."""
+    rows = {result.config["method"]: changed(result) for result in results}
+    table = pd.DataFrame.from_dict({k: v for k, v in rows.items() if v}, orient="index").fillna("")
+    if table.empty:
+        return table
+    table = table.rename_axis("method").reset_index()
+    same = table.groupby([c for c in table if c != "method"], sort=False)["method"]
+    return same.agg(", ".join).reset_index()[table.columns]
+
+
+def localisation_table(results: list[Result]) -> pd.DataFrame:
+    """How well maps find lesions: a row a method that gives maps, below what chance reaches.
+
+    Columns as `metrics.localisation` names them, each with _low and _high: means over the seeds
+    of the values and of their 95 % intervals. Empty for a set without masks and boxes.
+    """
+    names = LOCALISATION_WORDS
+    rows, mapped = [], [r.metrics for r in results if "pro_interval" in r.metrics]
+    for method in dict.fromkeys(result.config["method"] for result in results):
+        own = [r.metrics for r in results if r.config["method"] == method]
+        if any("pro_interval" not in found for found in own):
+            continue
+        row = {"method": method, "seeds": len(own)}
+        for name in names:
+            low, high = np.mean([found[f"{name}_interval"] for found in own], 0)
+            row |= {name: _mean(own, name), f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
+    if rows:
+        chance = {name: _mean(mapped, f"{name}_chance") for name in names}
+        rows.insert(0, {"method": "chance"} | chance)
+    return pd.DataFrame(rows)
+
+
+THESIS_COUNTS = {
+    "VinDr-CXR (thesis)": (4000, 5606, 3394, 1000, 1000),
+    "RSNA (thesis)": (3851, 4000, 5012, 1000, 1000),
+    "LAG (thesis)": (1500, 832, 900, 811, 811),
+}
+"""Known normals; unlabeled normal, abnormal; test normal, abnormal: the thesis' section 4.1."""
+
+
+def counts(dataset: Dataset, labels: Labels) -> pd.DataFrame:
+    """How many images a set has of each part and class, beside the thesis' three sets."""
+    own = [len(dataset.normal)]
+    own += [
+        int((part == label).sum()) for part in (labels.unlabeled, labels.test) for label in (0, 1)
+    ]
+    columns = ["known normal", "unlabeled normal", "unlabeled abnormal", "test normal",
+               "test abnormal"]  # fmt: skip
+    rows = {dataset.name: own} | THESIS_COUNTS
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("set")
+    mix = table[["unlabeled normal", "unlabeled abnormal"]]
+    table["abnormal in the mix"] = (mix["unlabeled abnormal"] / mix.sum(axis=1)).round(2)
+    return table
+
+
+THESIS_MODELS = (
+    "sagan",
+    "sagan_sinusoidal",
+    "sagan_learned",
+    "sagan_rope",
+    "sagan_alibi",
+    "sagan_attention_bias",
+    "sagan_swin",
+)
+"""The models of the thesis' figure 4.4, in its order."""
+
+
+def chosen_checkpoints(results: list[Result]) -> pd.DataFrame:
+    """What choosing a checkpoint by test labels would add: a row a run that was scored at its own.
+
+    last: AUC of the last checkpoint, which is what every table here shows; aucp: of that with the
+    highest AUCp, which needs no label; oracle: the best on the test part, which is chosen by
+    looking at its labels; flattery: oracle - last.
+    """
+    rows = []
+    for result in results:
+        at = result.checkpoints
+        if at.empty or at[["auc", "aucp"]].isna().any(axis=None):
+            continue
+        chosen = {"last": at["auc"].iloc[-1], "aucp": at["auc"][at["aucp"].idxmax()]}
+        row = {"method": result.config["method"], "seed": result.config["seed"]} | chosen
+        rows.append(row | {"oracle": at["auc"].max(), "flattery": at["auc"].max() - row["last"]})
+    columns = ["method", "seed", "last", "aucp", "oracle", "flattery"]
+    return pd.DataFrame(rows, columns=columns)
