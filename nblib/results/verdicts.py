@@ -6,6 +6,7 @@ seeds were trained (of two methods they are no pairs). Their variances are added
 seeds instead would promise too much: such a 95 % interval misses the truth 19 % of the time.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from typing import NamedTuple
 
@@ -311,15 +312,8 @@ def _power(found: Difference, patients: float, seeds: int, tests: int, margin: f
 
 def _smallest(enough, start: int, most: int) -> int | None:
     """The smallest number from `start` on that is enough; None where `most` is not."""
-    low, high = start - 1, start
-    while not enough(high):
-        if high >= most:
-            return None
-        low, high = high, min(2 * high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    found = start + bisect_left(range(start, most + 1), True, key=enough)
+    return found if found <= most else None
 
 
 def never_equivalent(found: Difference, margin: float = MARGIN) -> bool:

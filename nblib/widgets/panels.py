@@ -21,6 +21,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from sklearn.metrics import roc_curve
 
 from nblib.figures import ABNORMAL, HELD_OUT, NORMAL, STYLE
 
@@ -251,10 +252,9 @@ class Curves:
 
 def _roc(test: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates at every threshold, from none above to all."""
-    cuts = np.append(np.sort(test["score"].unique())[::-1], -np.inf)
-    normal, abnormal = (np.sort(test.loc[test["label"] == label, "score"]) for label in (0, 1))
-    above = [1 - np.searchsorted(v, cuts, side="right") / len(v) for v in (normal, abnormal)]
-    return above[0], above[1]
+    labels, scores = test["label"].to_numpy(int), test["score"].to_numpy()
+    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return false, true
 
 
 STATIC = Path(__file__).parent / "static"
