@@ -57,34 +57,47 @@ def test_a_notebook_holds_no_logic(file):
     assert not any(line.startswith(("def ", "class ", "if ")) for line in code.splitlines())
 
 
-def test_every_notebook_runs_and_compared_outputs_are_the_same(tmp_path):
-    """nbval, on copies that hold the parameters of the smoke budget, in a root of their own.
+ONE_AFTER_THE_OTHER = """
+import sys, nbformat
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.pylabtools import select_figure_formats
 
-    On a small set that is drawn as the phantom is; the notebook of the data counts the phantom.
+shell = InteractiveShell.instance()
+select_figure_formats(shell, {"png"})  # figures are drawn, as in a page
+for file in sys.argv[1:]:
+    shell.reset()
+    for cell in nbformat.read(file, 4).cells:
+        if cell.cell_type == "code" and not shell.run_cell(cell.source).success:
+            sys.exit(f"{file} failed in: {cell.source}")
+"""
+
+
+def test_every_notebook_runs_and_compared_outputs_are_the_same(tmp_path):
+    """On copies that hold the parameters of the smoke budget, in a root of their own.
+
+    Those with compared outputs by nbval; the others in one process, each with names of its own: a
+    kernel for each would spend most of its time importing. On a small set that is drawn as the
+    phantom is; the notebook of the data counts the phantom.
     """
     small = dict(size=64, known_normal=60, unlabeled=(30, 30), test=(24, 24))
     phantom.write_phantom(tmp_path / "root" / "data" / "sets" / "small", **small)
     for file in NOTEBOOKS:
-        papermill.execute_notebook(
-            str(file),
-            str(tmp_path / file.name),
-            parameters={
-                "data": "phantom" if file.stem == "01_data" else "small",
-                "budget": "smoke",
-            },
-            prepare_only=True,
-        )
+        data = "phantom" if file.stem == "01_data" else "small"
+        parameters = {"data": data, "budget": "smoke"}
+        copy = str(tmp_path / file.name)
+        papermill.execute_notebook(str(file), copy, parameters=parameters, prepare_only=True)
+    compared = [file.name for file in NOTEBOOKS if cells(file, "nbval-check-output")]
+    others = [file.name for file in NOTEBOOKS if file.name not in compared]
+    assert len(compared) >= 3
+    nbval = ["-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
     environment = os.environ | {"NBLIB_ROOT": str(tmp_path / "root"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env"]
-    command += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), *map(str, copies(tmp_path))]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert sum(len(cells(file, "nbval-check-output")) for file in NOTEBOOKS) >= 3
+    environment["MPLBACKEND"] = "agg"
+    for words in ([*nbval, "--rootdir", tmp_path, *compared], ["-c", ONE_AFTER_THE_OTHER, *others]):
+        done = subprocess.run(
+            [sys.executable, *words], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert (tmp_path / "root" / "figures" / "small" / "smoke" / "results.tex").exists()
-
-
-def copies(folder):
-    return sorted(folder.glob("[0-9]*.ipynb"))
 
 
 def test_a_wrong_committed_output_would_fail(tmp_path):
