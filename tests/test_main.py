@@ -56,7 +56,8 @@ def test_misuse_is_one_sentence_and_ends_with_2(words, sentence):
 def test_a_second_batch_in_the_same_root_is_refused(project_root):
     """Where another process holds the lock."""
     hold = "import sys; from filelock import FileLock; "
-    hold += "FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+    hold += "lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); "
+    hold += "sys.stdin.read()"
     lock = project_root / "data" / ".batch.lock"
     lock.parent.mkdir()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -312,8 +312,12 @@ def _power(found: Difference, patients: float, seeds: int, tests: int, margin: f
 
 def _smallest(enough, start: int, most: int) -> int | None:
     """The smallest number from `start` on that is enough; None where `most` is not."""
-    found = start + bisect_left(range(start, most + 1), True, key=enough)
-    return found if found <= most else None
+    low, high = start - 1, start
+    while not enough(high):
+        if high >= most:
+            return None
+        low, high = high, min(2 * high, most)
+    return low + 1 + bisect_left(range(low + 1, high), True, key=enough)
 
 
 def never_equivalent(found: Difference, margin: float = MARGIN) -> bool:

@@ -129,7 +129,8 @@ def test_a_method_is_shown_beside_the_reference_and_the_pretrained_features_of_i
         ("mean_image", "nearest_normals *", "pretrained_knn"),
         ("brainomaly", "known_against_unlabeled *", "pretrained_logistic"),
     ):
-        beside = one_run.beside(runs.run(method, dataset, "smoke"), dataset)
+        finished = runs.run(method, dataset, "smoke")
+        beside = one_run.beside(finished, runs.made_beside(finished, dataset))
         assert set(beside.index) == {method, reference, pretrained}
         assert beside["learns from"].nunique() == 1
 

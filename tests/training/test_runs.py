@@ -615,7 +615,7 @@ def test_a_string_that_the_code_uses_counts(digest_of):
 
 def test_a_method_depends_on_its_own_file_and_on_what_trains_it():
     names = {"/".join(file.parts[-2:]) for file in runs.sources("pca16")}
-    assert {"methods/trivial.py", "nblib/training/loop.py", "nblib/methods/layers.py"} <= names
+    assert {"methods/trivial.py", "training/loop.py", "methods/layers.py"} <= names
     assert "methods/sagan.py" not in names
     assert "methods/sagan.py" in {"/".join(f.parts[-2:]) for f in runs.sources("sagan")}
     assert all(file.is_file() for file in runs.sources("sagan"))
