@@ -1,1 +1,1 @@
-"""Images and what is known about them: from any file to a Dataset, and the batches that training sees."""
+"""Images and what is known of them: any file to a Dataset, and the batches training sees."""

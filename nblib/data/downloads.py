@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from nblib.files import DatasetError, read_table, root, written_whole
 from nblib.data.folders import (
     convert,
     find_images,
@@ -38,7 +37,8 @@ from nblib.data.folders import (
     without_twins,
     write_lists,
 )
-from nblib.data.split import PARTS, read_split
+from nblib.data.split import part_of, read_split
+from nblib.files import DatasetError, read_table, root, written_whole
 
 SPLITS = Path(__file__).parents[2] / "data" / "splits"
 
@@ -302,7 +302,7 @@ def _as_listed(table: pd.DataFrame, wrong: list[tuple[Path, str]], file: Path):
     """A row for each name of a data.json, in its order; and what is wrong with these."""
     rows = []
     for key, names in read_split(file).items():
-        part = next(part for start, part in PARTS.items() if key.startswith(start))
+        part = part_of(key)
         label = {"0": 0, "1": 1}.get(key.split("/")[-1], -1)
         rows += [(name, Path(name).stem, part, label) for name in names]
     listed = pd.DataFrame(rows, columns=["name", "stem", "part", "listed"])

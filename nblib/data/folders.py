@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from nblib.files import DatasetError, read_table, root, write_json, written_whole
 from nblib.data.images import (
     IMAGE_SUFFIXES,
     ImageError,
@@ -33,6 +32,7 @@ from nblib.data.images import (
     pixel_digest,
     read_all,
 )
+from nblib.files import DatasetError, read_table, root, write_json, written_whole
 from nblib.progress import progress
 
 NORMAL_WORDS, ABNORMAL_WORDS = ("0", "0.0", "normal"), ("1", "1.0", "abnormal")

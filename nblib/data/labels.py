@@ -11,8 +11,8 @@ import pandas as pd
 from PIL import Image
 
 from nblib.data.datasets import Dataset, image_folder
-from nblib.files import DatasetError, read_table
 from nblib.data.split import read_split, some
+from nblib.files import DatasetError, read_table
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from nblib import metrics
 from nblib.data.datasets import Dataset
-from nblib.files import root, write_json
 from nblib.data.labels import Labels
+from nblib.files import root, write_json
 
 FOLDS, LOTS = 5, 200
 

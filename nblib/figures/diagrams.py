@@ -1,27 +1,9 @@
-"""Diagrams of SAGAN's generator and of its gates.
-"""
+"""Diagrams of SAGAN's generator and of its gates."""
 
-import functools
-import itertools
-from collections.abc import Callable
-from pathlib import Path
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import NullFormatter
-from nblib import metrics
-from nblib.data.batches import to_float
-from nblib.data.datasets import Dataset
-from nblib.data.labels import Labels
-from nblib.files import root, write_json, written_whole
-from nblib.methods.catalogue import FAMILIES, entry
-from nblib.methods.method import Detection
-from nblib.training.runs import Run
-from nblib.figures.style import blank, styled
 
+from nblib.figures.style import blank, styled
 
 LAYER, CODE, GATE = "#dce9f2", "#f7e0bd", "#cfe8dd"
 """Fills of the boxes in diagrams."""

@@ -4,27 +4,32 @@ A heat map's colours mean the same in every image of a method: the scale comes f
 normals.
 """
 
-import functools
 import itertools
-from collections.abc import Callable
-from pathlib import Path
-import matplotlib.pyplot as plt
+
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import NullFormatter
+
 from nblib import metrics
-from nblib.data.batches import to_float
 from nblib.data.datasets import Dataset
 from nblib.data.labels import Labels
-from nblib.files import root, write_json, written_whole
-from nblib.methods.catalogue import FAMILIES, entry
+from nblib.figures.style import (
+    ABNORMAL,
+    HELD_OUT,
+    LINES,
+    NORMAL,
+    WIDTH,
+    blank,
+    line_a_column,
+    outline,
+    show_image,
+    show_map,
+    shown,
+    styled,
+)
 from nblib.methods.method import Detection
 from nblib.training.runs import Run
-from nblib.figures.style import ABNORMAL, HELD_OUT, LINES, NORMAL, WIDTH, blank, show_map, show_image, line_a_column, outline, styled, shown
-
 
 
 @styled

@@ -1,28 +1,26 @@
-"""Figures of many runs: intervals, differences, costs, the same images through several models.
-"""
+"""Figures of many runs: intervals, differences, costs, the same images through several models."""
 
-import functools
-import itertools
-from collections.abc import Callable
-from pathlib import Path
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import NullFormatter
-from nblib import metrics
-from nblib.data.batches import to_float
+
 from nblib.data.datasets import Dataset
 from nblib.data.labels import Labels
-from nblib.files import root, write_json, written_whole
-from nblib.methods.catalogue import FAMILIES, entry
-from nblib.methods.method import Detection
-from nblib.training.runs import Run
 from nblib.figures.of_a_run import map_limit
-from nblib.figures.style import ABNORMAL, HELD_OUT, MARKERS, WIDTH, blank, show_map, show_image, nothing, outline, styled
-
+from nblib.figures.style import (
+    ABNORMAL,
+    HELD_OUT,
+    MARKERS,
+    WIDTH,
+    blank,
+    nothing,
+    outline,
+    show_image,
+    show_map,
+    styled,
+)
+from nblib.methods.catalogue import FAMILIES, entry
+from nblib.training.runs import Run
 
 
 @styled

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from test_dicom import PLANTED, header_of
 
 from conftest import write_rows
 from nblib.data import datasets, downloads
 from nblib.data.downloads import COUNTS, SOURCES, build, built
-from nblib.files import DatasetError, root
 from nblib.data.labels import load_labels
 from nblib.data.split import read_split
-from test_dicom import PLANTED, header_of
+from nblib.files import DatasetError, root
 
 random = np.random.default_rng(0)
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from test_dicom import PLANTED, header_of
 
 from nblib.data import datasets, folders, images
-from nblib.training import runs
 from nblib.data.datasets import prepare
-from nblib.files import DatasetError, root
 from nblib.data.labels import load_labels
-from test_dicom import PLANTED, header_of
+from nblib.files import DatasetError, root
+from nblib.training import runs
 
 random = np.random.default_rng(0)
 

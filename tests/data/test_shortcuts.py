@@ -5,9 +5,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from nblib.data import datasets, shortcuts
+from nblib.data.labels import load_labels
 from nblib.results import costs, store, tables, write
 from nblib.training import runs
-from nblib.data.labels import load_labels
 
 COUNTS = {"test/0": 40, "test/1": 40}
 
