@@ -13,7 +13,8 @@ Six rooms, in the order of the data's way; a room imports those above it in this
     results     store: finished runs, kept scores -> Result; tables: -> data frames;
                 write: -> .csv .md .tex; one_run, choose, probes, verdicts, robustness, costs,
                 readme
-    widgets     explore, panels: finished runs to look into, a training to watch
+    widgets     found: what lies on the disk; selection: what is looked at; views of it; explorer:
+                all of them; watch: a training; panels: what views are built of
 
 Beside them: files (where things are, written whole), metrics (scores, labels -> numbers), progress,
 notebooks (papermill, batches, links); `python -m nblib` is the one command line.

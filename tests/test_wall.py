@@ -138,7 +138,7 @@ ROUND_IT = {
         def labels(): return collect("nih", "laptop")[0].scores["label"]
     """,
     "a module that has imported it": """
-        from nblib.widgets.explore import datasets
+        from nblib.widgets.found import datasets
         def labels(x): return datasets.load_labels(x)
     """,
     "the labels themselves": "from nblib.data.labels import load_labels",
@@ -204,7 +204,7 @@ def test_imports_alone_give_away_those_that_import_what_is_above(tmp_path):
         [
             "from nblib.training.runs import Run",
             "from nblib.results.store import collect",
-            "from nblib.widgets.explore import datasets",
+            "from nblib.widgets.found import datasets",
             "def f():\n    from nblib.data import labels",
             "from nblib.training.loop import fit",
         ]

@@ -192,8 +192,8 @@ def where(run: Run) -> str:
 
 def map_limit(run: Run) -> float:
     """Where a run's colour scale ends: the 99.5th percentile of its held-out normals' pixels."""
-    maps = run.maps
-    return float(np.quantile(maps["held_map" if "held_map" in maps else "test_map"], 0.995))
+    maps = run.test_map if run.held_map is None else run.held_map
+    return float(np.quantile(maps, 0.995))
 
 
 @styled
@@ -202,12 +202,11 @@ def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) ->
 
     A method without maps or restored images shows the rows it has.
     """
-    maps, test = run.maps, run.test
-    rows = {"input": dataset.test.images[chosen]}
-    if "test_restored" in maps:
-        rows["restored"] = maps["test_restored"][chosen]
-    if "test_map" in maps:
-        rows["heat map"] = maps["test_map"][chosen]
+    test, rows = run.test, {"input": dataset.test.images[chosen]}
+    if run.test_restored is not None:
+        rows["restored"] = run.test_restored[chosen]
+    if run.test_map is not None:
+        rows["heat map"] = run.test_map[chosen]
     figure, axes = blank(len(rows), len(chosen), height=len(rows) * WIDTH / len(chosen) * 1.15)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name)

@@ -210,7 +210,7 @@ def through_models(
             outline(line[0], labels.masks[i])
         line[0].set_ylabel(name.replace(", ", ",\n"), fontsize=7)
         for cell, run in zip(line[1:], runs, strict=True):
-            show_map(cell, run.maps["test_map"][i], map_limit(run))
+            show_map(cell, run.test_map[i], map_limit(run))
             if labels.masks is not None:
                 outline(cell, labels.masks[i])
             _percentile(cell, run, i)
@@ -243,8 +243,8 @@ def one_through_models(
     for word, line in zip(("restored", "heat map", "gate"), axes, strict=True):
         line[1].set_ylabel(word, fontsize=7)
     for line, run, gate in zip(axes[:, 1:].T, runs, gates, strict=True):
-        show_image(line[0], run.maps["test_restored"][chosen])
-        show_map(line[1], run.maps["test_map"][chosen], map_limit(run))
+        show_image(line[0], run.test_restored[chosen])
+        show_map(line[1], run.test_map[chosen], map_limit(run))
         if gate is not None:
             show_map(line[2], gate, 1)
         for cell in line[: 2 + (gate is not None)]:

@@ -69,9 +69,9 @@ def lesions(run: Run, labels: Labels) -> pd.DataFrame:
     Over the test images whose lesions are known; empty where none are. A method whose lesions add
     little to the mean is near chance by it, even where its map is brighter inside them.
     """
-    if labels.masks is None or "test_map" not in run.maps:
+    if labels.masks is None or run.test_map is None:
         return pd.DataFrame({"value": {}})
-    maps, masks = run.maps["test_map"], labels.masks
+    maps, masks = run.test_map, labels.masks
     ill = np.flatnonzero(masks.any((1, 2)))
     inside = np.array([maps[i][masks[i]].mean() for i in ill])
     outside = np.array([maps[i][~masks[i]].mean() for i in ill])

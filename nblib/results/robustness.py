@@ -210,7 +210,7 @@ def by_lesion(results: list[Result], data: str | Path) -> pd.DataFrame:
     for result in results:
         scores = result.test["score"].to_numpy()
         row = {("", "method"): result.config["method"]}
-        maps = result.run.maps.get("test_map") if result.run else None
+        maps = result.run.test_map if result.run else None
         mapped = maps is not None and labels.masks is not None
         hits = metrics.pointing_hits(maps, labels.masks) if mapped else None
         for name, of_group in groups.items():

@@ -97,10 +97,23 @@ class Run:
         return _watched(self.folder)
 
     @functools.cached_property
-    def maps(self) -> dict[str, np.ndarray]:
-        """test_map and held_map (n, H, W), >= 0; test_restored (n, C, H, W), in [-1, 1]."""
+    def test_map(self) -> np.ndarray | None:
+        """Heat maps of the test images (n, H, W), >= 0; None where the method makes none."""
+        return self._array("test_map")
+
+    @functools.cached_property
+    def held_map(self) -> np.ndarray | None:
+        """Heat maps of the held-out known normals (n, H, W), >= 0; None where there are none."""
+        return self._array("held_map")
+
+    @functools.cached_property
+    def test_restored(self) -> np.ndarray | None:
+        """Restored test images (n, C, H, W), in [-1, 1]; None where the method restores none."""
+        return self._array("test_restored")
+
+    def _array(self, name: str) -> np.ndarray | None:
         with np.load(self.folder / "maps.npz") as file:
-            return {name: file[name].astype(np.float32) for name in file.files}
+            return file[name].astype(np.float32) if name in file else None
 
     def method(self) -> Method:
         """The trained method, in evaluation mode, on the CPU."""

@@ -1,12 +1,15 @@
-"""What the explorer is built of: pictures whose Figure is kept, and small widgets.
+"""What views are built of: pictures whose Figure is kept, and small widgets.
 
 Pictures are PNG bytes of a `Figure` that is kept: changing what it shows costs a tenth of building
 it anew. Three widgets have a page of JavaScript each, in static/.
 """
 
+import contextlib
 import html
 import io
+import os
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import anywidget
@@ -15,6 +18,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import traitlets
+from IPython import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
@@ -106,7 +110,7 @@ class Picture:
 
 
 class Tile(widgets.VBox):
-    """A picture between its title and a note; `show` draws it anew, or hides what has none."""
+    """A picture between its title and a note: hidden until `show` draws it, and anew after that."""
 
     def __init__(self):
         self._drawing = Picture()
@@ -114,9 +118,11 @@ class Tile(widgets.VBox):
         self.picture = widgets.Image(format="png", layout={"width": "100%"})
         super().__init__([self._title, self.picture, self._note], layout={"max_width": "400px"})
         self._what, self.title, self.note, self.framed = {}, "", "", False
+        self.hide()
 
     def show(self, title: str, note: str = "", framed: bool = False, **drawn) -> None:
         """drawn: see `Picture.draw`; framed: whether the image is called abnormal."""
+        self.layout.display = None
         self.frame(framed)
         what = drawn | {"title": title, "note": note}
         if _equal(what, self._what):
@@ -134,8 +140,8 @@ class Tile(widgets.VBox):
         self.framed = framed
         (self.picture.add_class if framed else self.picture.remove_class)("nblib-framed")
 
-    def hide(self, hidden: bool = True) -> None:
-        self.layout.display = "none" if hidden else None
+    def hide(self) -> None:
+        self.layout.display = "none"
 
 
 def _equal(one: dict, other: dict) -> bool:
@@ -257,11 +263,42 @@ def _roc(test: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return false, true
 
 
+class View(widgets.VBox):
+    """What a view of a selection returns: widgets below each other, under the page's own style.
+
+    tiles: those of its pictures that may be drawn; picture: of a view that has but one.
+    """
+
+    tiles: list[Tile] = []
+    picture: widgets.Image | None = None
+
+    def __init__(self, *children: widgets.Widget):
+        super().__init__([*children, Style()])
+        self.add_class("nblib")
+
+    def __repr__(self) -> str:
+        return "a widget for JupyterLab"
+
+    def still(self) -> display.Image | None:
+        """The view's pictures as they now look, as one; None where there are none."""
+        if self.picture:
+            return display.Image(self.picture.value, width=900) if self.picture.value else None
+        shown = [tile for tile in self.tiles if tile.layout.display != "none"]
+        return display.Image(together(shown)) if shown else None
+
+
 STATIC = Path(__file__).parent / "static"
 CSS = (
     f":root {{ --nblib-normal: {NORMAL}; --nblib-abnormal: {ABNORMAL}; }}\n"
     + (STATIC / "explore.css").read_text()
 )
+
+
+class Style(anywidget.AnyWidget):
+    """Nothing to see: it brings the style sheet into a page that shows a view alone."""
+
+    _css = CSS
+    _esm = "export default { render() {} };"
 
 
 class Ranking(anywidget.AnyWidget):
@@ -271,8 +308,6 @@ class Ranking(anywidget.AnyWidget):
     chosen = traitlets.Int(-1).tag(sync=True)
     page = traitlets.Int(0).tag(sync=True)
     pages = traitlets.Int(1).tag(sync=True)
-
-    _css = CSS
 
     _esm = (STATIC / "ranking.js").read_text()
 
@@ -300,6 +335,43 @@ class Timer(anywidget.AnyWidget):
 
     _css = CSS
     _esm = (STATIC / "timer.js").read_text()
+
+
+class User:
+    """Tells what a user changes from what a view sets itself, inside of `with user.waits:`."""
+
+    def __init__(self):
+        self._setting = False
+
+    @property
+    @contextlib.contextmanager
+    def waits(self):
+        self._setting = True
+        try:
+            yield
+        finally:
+            self._setting = False
+
+    def changes(self, control: widgets.Widget, name: str, answer: Callable) -> None:
+        """Call answer(change) when a user changes a trait of a control."""
+        control.observe(lambda change: None if self._setting else answer(change), name)
+
+
+def threshold(own: float, scores: np.ndarray) -> widgets.FloatSlider:
+    """A slider over the range of some scores, that begins at a run's own threshold."""
+    values = np.append(scores, own)
+    step = (np.ptp(values) or max(abs(own), 1e-6)) / 1000
+    return widgets.FloatSlider(
+        own,
+        # The run's own threshold lies on a step: the browser rounds to them.
+        min=own - step * np.ceil((own - values.min()) / step + 20),
+        max=own + step * np.ceil((values.max() - own) / step + 20),
+        step=step,
+        description="threshold",
+        readout_format=".4g",
+        style={"description_width": "initial"},
+        layout={"flex": "1 1 320px", "max_width": "1000px"},
+    )
 
 
 def wrapped(*children) -> widgets.Box:
@@ -333,3 +405,9 @@ def html_table(lines: list[list[str]]) -> str:
     """Cells of HTML, a line each."""
     rows = ("".join(f"<td>{cell}</td>" for cell in line) for line in lines)
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def print_where_no_widget_shows(text: str) -> None:
+    """JupyterLab names its session to the kernels that it starts, and shows the widget."""
+    if not os.environ.get("JPY_SESSION_NAME"):
+        print(text)

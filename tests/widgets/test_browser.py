@@ -187,7 +187,7 @@ def test_the_explorer_in_jupyterlab(page, root, tmp_path):
     assert "chosen" in rows.nth(4).get_attribute("class")
 
     # The threshold: dragged to the right end, then to the left, then back.
-    own, curves = counts(page), page.locator(".nblib > .widget-vbox > img").first
+    own, curves = counts(page), page.locator(".nblib img").first
     drawn = curves.get_attribute("src")
     drag_threshold(page, 1.1)
     numbers = changed(page, lambda: counts(page), own)
