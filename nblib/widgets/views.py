@@ -40,6 +40,7 @@ def choice(selection: Selection) -> View:
         selection.key = nearest(selection.keys, Key(*wanted))
 
     def draw() -> None:
+        say()
         with user.waits:
             for place, control in enumerate(controls):
                 here = [key for key in selection.keys if key[:place] == selection.key[:place]]
@@ -56,7 +57,7 @@ def choice(selection: Selection) -> View:
         user.changes(control, "value", chosen)
     again.on_click(lambda _: selection.look())
     selection.follow(draw)
-    selection.observe(say, ["looked", "key"])  # without a run as well
+    selection.observe(say, "looked")  # without a run as well
     say()
     return View(line, about)
 
