@@ -136,9 +136,9 @@ def changed(page, read, before):
     raise AssertionError(f"it is still {before}")
 
 
-def counts(page):
+def counts(view):
     """Name -> how many of how many, as written under the threshold."""
-    text = page.locator(".nblib-count").all_inner_texts()
+    text = view.locator(".nblib-count").all_inner_texts()
     found = [re.match(r"(.*?) [\d.]+ \((\d+) of (\d+)\)", line) for line in text]
     return {match[1]: (int(match[2]), int(match[3])) for match in found}
 
@@ -165,6 +165,7 @@ def runs_digest(root):
 
 def test_the_explorer_in_jupyterlab(page, root, tmp_path):
     before = runs_digest(root)
+    explorer, alone = page.locator(".nblib").first, page.locator(".nblib").nth(-2)
     about = page.locator(".nblib p").first
     assert "ganomaly on phantom (drawn, no patients), smoke, seed 0" in about.inner_text()
 
@@ -180,38 +181,42 @@ def test_the_explorer_in_jupyterlab(page, root, tmp_path):
     name = rows.nth(3).get_attribute("data-image")
     rows.nth(3).click()
     shown = changed(page, heat_map(page), shown)
-    page.get_by_text(f"{name}: score").wait_for()
+    explorer.get_by_text(f"{name}: score").wait_for()
     page.keyboard.press("ArrowDown")
     changed(page, heat_map(page), shown)
-    page.get_by_text(f"{rows.nth(4).get_attribute('data-image')}: score").wait_for()
+    explorer.get_by_text(f"{rows.nth(4).get_attribute('data-image')}: score").wait_for()
     assert "chosen" in rows.nth(4).get_attribute("class")
 
     # The threshold: dragged to the right end, then to the left, then back.
-    own, curves = counts(page), page.locator(".nblib img").first
+    own, curves = counts(explorer), page.locator(".nblib img").first
     drawn = curves.get_attribute("src")
     drag_threshold(page, 1.1)
-    numbers = changed(page, lambda: counts(page), own)
+    numbers = changed(page, lambda: counts(explorer), own)
     changed(page, lambda: curves.get_attribute("src"), drawn)
-    page.get_by_text("called abnormal 0.00 (0 of 240)").wait_for()
-    assert counts(page)["sensitivity"] == (0, 120) and counts(page)["specificity"] == (120, 120)
+    explorer.get_by_text("called abnormal 0.00 (0 of 240)").wait_for()
+    assert counts(explorer)["sensitivity"] == (0, 120) and counts(explorer)["specificity"] == (120, 120)
     assert set(page.locator(".nblib-ranking tbody td:last-child").all_inner_texts()) == {"normal"}
     drag_threshold(page, 0.3)
-    page.get_by_text("called abnormal 0.00 (0 of 240)").wait_for(state="detached")
+    explorer.get_by_text("called abnormal 0.00 (0 of 240)").wait_for(state="detached")
     page.wait_for_timeout(1000)
-    numbers = counts(page)
+    numbers = counts(explorer)
     false = numbers["specificity"][1] - numbers["specificity"][0]
     assert numbers["called abnormal"] == (numbers["sensitivity"][0] + false, 240)
-    page.get_by_text("Moved by hand").wait_for()
-    page.get_by_role("button", name="back to the run's own").click()
-    page.get_by_text("The threshold is fixed by").wait_for()
-    assert counts(page) == own
+    explorer.get_by_text("Moved by hand").wait_for()
+
+    # The view that stands alone in a cell has moved with it.
+    alone.get_by_text("Moved by hand").wait_for()
+    assert counts(alone) == numbers
+    explorer.get_by_role("button", name="back to the run's own").click()
+    explorer.get_by_text("The threshold is fixed by").wait_for()
+    assert counts(explorer) == own
 
     # Methods side by side; nearest_normals is there already.
     compared = page.locator(".nblib-title").filter(
         has_text=re.compile("^(ganomaly|nearest_normals)$")
     )
     assert compared.all_inner_texts() == ["nearest_normals"]
-    page.get_by_role("button", name="ganomaly", exact=True).click()
+    explorer.get_by_role("button", name="ganomaly", exact=True).click()
     page.wait_for_function(
         "[...document.querySelectorAll('.nblib-title')].some(e => e.textContent === 'ganomaly')"
     )
@@ -252,7 +257,7 @@ def test_the_explorer_in_jupyterlab(page, root, tmp_path):
         wider = "e => [...e.querySelectorAll('*')].filter(c => c.scrollWidth > c.clientWidth + 1 "
         wider += "&& ['auto', 'scroll'].includes(getComputedStyle(c).overflowX)).length"
         assert page.locator(".nblib").first.evaluate(wider) == 0
-    page.get_by_role("button", name="clear", exact=True).click()
+    explorer.get_by_role("button", name="clear", exact=True).click()
     changed(page, scores.count, 2)
     assert runs_digest(root) == before
 
