@@ -1,6 +1,6 @@
 """Everything that is drawn: arrays, data frames or finished runs -> a Figure."""
 
-from nblib.figures.diagrams import CODE, GATE, LAYER, gate_diagram, generator_diagram
+from nblib.figures.diagrams import diagram
 from nblib.figures.of_a_run import (
     curves,
     distributions,

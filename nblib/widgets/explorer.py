@@ -21,8 +21,22 @@ class Explorer(panels.View):
                 views.choice, views.scores, views.ranking, views.image, views.methods, views.patch
             )
         }  # fmt: skip
+        choice, scores, ranking, image, methods, patch = self._views.values()
+        ranking.layout = {"flex": "0 0 390px", "margin": "0 16px 0 0"}
+        image.layout = {"flex": "1 1 400px"}
+        self._page = [
+            choice,
+            widgets.HTML("<h4>The threshold</h4>"),
+            scores,
+            widgets.HTML("<h4>The test images, and one of them</h4>"),
+            panels.wrapped(ranking, image),
+            widgets.HTML("<h4>The same image through other methods</h4>"),
+            methods,
+            widgets.HTML("<h4>The same image with a patch painted onto it</h4>"),
+            patch,
+        ]
         super().__init__()
-        selection.observe(self._lay_out, ["looked", "key"])
+        selection.observe(self._lay_out, "looked")
         self._lay_out()
         panels.print_where_no_widget_shows(selection.said)
         # Swin and the pretrained features take a second to import it: not when a patch is drawn.
@@ -39,18 +53,4 @@ class Explorer(panels.View):
 
     def _lay_out(self, _=None) -> None:
         """Without a run nothing but what makes one."""
-        choice, scores, ranking, image, methods, patch = self._views.values()
-        ranking.layout = {"flex": "0 0 390px", "margin": "0 16px 0 0"}
-        image.layout = {"flex": "1 1 400px"}
-        page = [
-            choice,
-            widgets.HTML("<h4>The threshold</h4>"),
-            scores,
-            widgets.HTML("<h4>The test images, and one of them</h4>"),
-            panels.wrapped(ranking, image),
-            widgets.HTML("<h4>The same image through other methods</h4>"),
-            methods,
-            widgets.HTML("<h4>The same image with a patch painted onto it</h4>"),
-            patch,
-        ]
-        self.children = page if self.selection.key else page[:1]
+        self.children = self._page if self.selection.key else self._page[:1]

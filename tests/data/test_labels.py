@@ -1,0 +1,206 @@
+import dataclasses
+import fractions
+
+import numpy as np
+import pytest
+from PIL import Image
+from sets import GREY, PARTS, split_of, write_split
+
+from nblib.data.datasets import DatasetError, load
+from nblib.data.labels import load_labels
+
+# Labels
+
+
+def test_labels_are_those_of_data_json(make_set):
+    dataset = load(make_set(), 16)
+    labels = load_labels(dataset)
+    assert list(labels.unlabeled) == [int("mixed_1" in n) for n in dataset.unlabeled.names]
+    assert list(labels.test) == [int("test_1" in n) for n in dataset.test.names]
+    assert labels.masks is labels.annotated is labels.lesions is None
+
+
+def test_labels_live_in_another_object_than_the_images(make_set):
+    folder = make_set(counts={"train/unlabeled/0": 7, "test/0": 9})
+    dataset = load(folder, 16)
+    held = dataset.hold_out(0)
+    fields = {field.name for field in dataclasses.fields(dataset)}
+    assert fields == {"name", "folder", "fingerprint", "conversion", *PARTS}
+    for part in (*(getattr(dataset, p) for p in PARTS), *vars(held).values()):
+        assert set(vars(part)) == {"images", "names", "patients", "sizes"}
+
+
+def test_labels_follow_the_images_of_a_drawn_mix(make_set):
+    folder = make_set(counts={"train/unlabeled/0": 12, "train/unlabeled/1": 12})
+    dataset = load(folder, 16, unlabeled_ratio=0.25, unlabeled_size=8, seed=3)
+    labels = load_labels(dataset).unlabeled
+    assert list(labels) == [int("mixed_1" in name) for name in dataset.unlabeled.names]
+    assert labels.sum() == 2
+
+
+# Boxes and masks
+
+
+def covered(boxes, width, height, size):
+    """Pixels of a size x size image that some box touches, in exact fractions."""
+    found = np.zeros((size, size), bool)
+    for x, y, w, h in boxes:
+        for row in range(size):
+            for column in range(size):
+                left = fractions.Fraction(column * width, size)
+                top = fractions.Fraction(row * height, size)
+                right, bottom = (
+                    left + fractions.Fraction(width, size),
+                    top + fractions.Fraction(height, size),
+                )
+                if x < right and x + w > left and y < bottom and y + h > top:
+                    found[row, column] = True
+    return found
+
+
+def set_with_boxes(make_set, boxes, shape=(24, 40)):
+    """test_1_0.png in another shape (height, width), with these boxes."""
+    folder = make_set(boxes=[("test_1_0.png", *box) for box in boxes])
+    pixels = np.random.default_rng(5).integers(0, 256, shape, np.uint8)
+    Image.fromarray(pixels).save(folder / "images" / "test_1_0.png")
+    dataset = load(folder, 16)
+    labels, place = load_labels(dataset), list(dataset.test.names).index("test_1_0.png")
+    return labels, place
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_cover_every_pixel_that_they_touch(make_set, seed):
+    random = np.random.default_rng(seed)
+    x, y = random.integers(0, 30, 2), random.integers(0, 14, 2)
+    boxes = [(int(a), int(b), int(w), int(h)) for a, b, w, h in zip(
+        x, y, random.integers(1, 11, 2), random.integers(1, 11, 2), strict=True)]  # fmt: skip
+    labels, place = set_with_boxes(make_set, boxes)
+    assert labels.masks.shape == (6, 16, 16) and labels.masks.dtype == bool
+    assert np.array_equal(labels.masks[place], covered(boxes, 40, 24, 16))
+    assert not np.delete(labels.masks, place, 0).any()
+
+
+@pytest.mark.parametrize("box", [(-9, 3, 20, 8), (30, -5, 30, 12), (-5, -5, 60, 60)])
+def test_boxes_are_cut_off_at_the_border(make_set, box):
+    labels, place = set_with_boxes(make_set, [box])
+    assert np.array_equal(labels.masks[place], covered([box], 40, 24, 16))
+
+
+def test_normal_images_and_those_with_lesions_are_annotated(make_set):
+    dataset = load(make_set(boxes=[("test_1_1.png", 2.5, 3, 4.25, 4)]), 16)
+    labels = load_labels(dataset)
+    expected = {name: "test_0" in name or name == "test_1_1.png" for name in dataset.test.names}
+    assert list(labels.annotated) == list(expected.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "image|x|y|width|height\ntest_1_0.png|1|1|2|2\n", "name,x,y,width,height\na,1,1,2,2\n",
+        "image,x,y,w,h\ntest_1_0.png,1,1,2,2\n", "image,x,y,width,height\ntest_1_0.png,a,1,2,2\n",
+        "image,x,y,width,height\ntest_1_0,1,1,2,2\n",
+        "image,x,y,width,height\ntest_1_0.png,9,9,-4,-4\n",
+    ],
+)  # fmt: skip
+def test_boxes_of_another_form_are_an_error(make_set, text):
+    folder = make_set()
+    (folder / "boxes.csv").write_text(text)
+    with pytest.raises(DatasetError, match=r"boxes\.csv"):
+        load_labels(load(folder, 16))
+
+
+def test_semicolons_may_part_the_cells_as_spreadsheets_do(make_set):
+    folder = make_set()
+    (folder / "boxes.csv").write_text("image;x;y;width;height\ntest_1_0.png;4;4;3;3\n")
+    assert load_labels(load(folder, 16)).masks.sum() == 9
+
+
+def test_rows_without_a_box_say_nothing(make_set):
+    folder = make_set(boxes=[("test_1_0.png", 4, 4, 3, 3), ("test_0_0.png", "", "", "", "")])
+    labels = load_labels(load(folder, 16))
+    assert labels.masks.sum() == 9
+
+
+def lesion(size=32, seed=0):
+    """A mask with one blob of several rectangles."""
+    random, mask = np.random.default_rng(seed), np.zeros((size, size), bool)
+    for _ in range(3):
+        row, column = random.integers(4, size // 2, 2)
+        mask[row : row + random.integers(4, 12), column : column + random.integers(4, 12)] = True
+    return mask
+
+
+def mask_at(make_set, mask, size=16):
+    folder = make_set(masks={"test_1_0.png": mask})
+    dataset = load(folder, size)
+    labels = load_labels(dataset)
+    place = list(dataset.test.names).index("test_1_0.png")
+    assert not np.delete(labels.masks, place, 0).any()
+    return labels.masks[place]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("size", [32, 16, 8])
+def test_masks_mark_the_pixels_that_a_lesion_fills_to_a_half(make_set, seed, size):
+    mask = lesion(seed=seed)
+    factor = 32 // size
+    share = mask.reshape(size, factor, size, factor).mean((1, 3))
+    found = mask_at(make_set, (mask * 255).astype(np.uint8), size)
+    assert found.any() and np.array_equal(found, share >= 0.5)
+
+
+def test_masks_are_enlarged_too(make_set):
+    mask = np.kron(np.eye(2), np.ones((4, 4))) > 0
+    found = mask_at(make_set, (mask * 255).astype(np.uint8), 16)
+    assert np.array_equal(found, np.kron(mask, np.ones((2, 2))) > 0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda m: m.astype(np.uint8), lambda m: m.astype(np.uint8) * 3, lambda m: m,
+        lambda m: m.astype(np.uint16) * 65535, lambda m: np.dstack([m * 255, m * 0, m * 0]),
+    ],
+    ids=["0 and 1", "0 and 3", "1-bit", "16-bit", "red"],
+)  # fmt: skip
+def test_whatever_is_not_zero_in_a_mask_is_lesion(make_set, values):
+    mask = lesion(seed=1)
+    share = mask.reshape(16, 2, 16, 2).mean((1, 3))
+    array = values(mask)
+    array = array.astype(np.uint8) if array.ndim == 3 else array
+    assert np.array_equal(mask_at(make_set, array), share >= 0.5)
+
+
+def test_a_lesion_smaller_than_half_a_pixel_is_still_a_lesion(make_set):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20, 41] = 255
+    assert np.argwhere(mask_at(make_set, mask, 16)).tolist() == [[5, 10]]
+
+
+def test_masks_of_jpegs_are_pngs_of_the_same_stem(make_set):
+    folder = make_set(masks={"p.1.png": np.full((16, 16), 255, np.uint8)})
+    split = split_of(folder)
+    split["test"]["1"][0] = "p.1.jpg"
+    (folder / "images" / "test_1_0.png").rename(folder / "images" / "p.1.jpg")
+    write_split(folder, split)
+    dataset = load(folder, 16)
+    labels = load_labels(dataset)
+    assert [bool(mask.any()) for mask in labels.masks] == [
+        n == "p.1.jpg" for n in dataset.test.names
+    ]
+    assert list(labels.annotated) == [not n.startswith("test_1") for n in dataset.test.names]
+
+
+def test_a_broken_mask_is_an_error(make_set):
+    folder = make_set(masks={"test_1_0.png": GREY})
+    (folder / "masks" / "test_1_0.png").write_text("no image")
+    with pytest.raises(DatasetError, match=r"masks.test_1_0\.png"):
+        load_labels(load(folder, 16))
+
+
+def test_lesions_are_read_with_names_as_text(make_set):
+    folder = make_set()
+    (folder / "lesions.csv").write_text("image,kind,area\n007,nodule,0.25\n")
+    table = load_labels(load(folder, 16)).lesions
+    assert list(table.columns) == ["image", "kind", "area"]
+    assert table["image"][0] == "007" and table["area"][0] == 0.25

@@ -1,0 +1,37 @@
+from nblib import figures
+
+
+def test_every_title_of_the_drawn_set_says_phantom():
+    assert "phantom" in figures.shown("phantom") and "no patients" in figures.shown("phantom")
+    assert figures.shown("nih") == "nih"
+
+
+def test_a_figure_is_written_as_vector_and_picture_with_its_record(shown, project_root):
+    figure = figures.histogram(shown[2])
+    figures.save(figure, "aset", "smoke", "scores", {"runs": []})
+    folder = project_root / "figures" / "aset" / "smoke"
+    assert (folder / "scores.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / "scores.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "scores.json").exists()
+    first = (folder / "scores.pdf").read_bytes()
+    figures.save(figure, "aset", "smoke", "scores", {"runs": []})
+    assert (folder / "scores.pdf").read_bytes() == first
+
+
+def test_a_set_given_by_its_path_gets_its_figures_in_the_project_not_in_its_folder(
+    shown, project_root
+):
+    dataset, _, run = shown
+    before = sorted(dataset.folder.rglob("*"))
+    figures.save(figures.histogram(run), str(dataset.folder), "smoke", "scores", {"runs": []})
+    assert sorted(dataset.folder.rglob("*")) == before
+    assert (project_root / "figures" / dataset.folder.name / "smoke" / "scores.pdf").exists()
+    assert figures.shown("/some/where/phantom") == figures.shown("phantom")
+
+
+def test_drawing_leaves_the_users_own_style_alone(shown):
+    import matplotlib.pyplot as plt
+
+    before = dict(plt.rcParams)
+    figures.histogram(shown[2])
+    assert dict(plt.rcParams) == before and not plt.get_fignums()
