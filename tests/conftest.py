@@ -1,15 +1,13 @@
 """What the tests share: a project folder of their own, small sets, real sets where given."""
 
-import csv
-import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from PIL import Image
+
+from files import write_set
 
 torch.set_num_threads(1)
 # A test may take as long as a busy machine needs.
@@ -17,8 +15,6 @@ settings.register_profile(
     "nblib", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60
 )
 settings.load_profile("nblib")
-
-LISTS = {"train/0": 4, "train/unlabeled/0": 3, "train/unlabeled/1": 3, "test/0": 3, "test/1": 3}
 
 
 def pytest_collection_modifyitems(items):
@@ -87,40 +83,3 @@ def splits():
         return Path(folder) / f"{name}.json"
 
     return file
-
-
-def write_set(
-    folder, counts=None, size=16, images="images", seed=0, patients=None, boxes=None, masks=None
-) -> Path:
-    """Write random grey PNGs in the layout of Med-AD.
-
-    counts: images a list, by keys such as 'train/unlabeled/0'. patients: {image: patient};
-    boxes: rows (image, x, y, width, height); masks: {file name: array}. Images are named
-    normal_0.png, mixed_0_0.png, mixed_1_0.png, test_0_0.png, test_1_0.png and so on.
-    """
-    random = np.random.default_rng(seed)
-    stems = dict(zip(LISTS, ("normal", "mixed_0", "mixed_1", "test_0", "test_1"), strict=True))
-    split = {"train": {"0": [], "unlabeled": {"0": [], "1": []}}, "test": {"0": [], "1": []}}
-    (folder / images).mkdir(parents=True)
-    for key, count in (LISTS | (counts or {})).items():
-        names = split
-        for word in key.split("/"):
-            names = names[word]
-        names += [f"{stems[key]}_{i}.png" for i in range(count)]
-        for name in names:
-            pixels = random.integers(0, 256, (size, size), np.uint8)
-            Image.fromarray(pixels).save(folder / images / name)
-    (folder / "data.json").write_text(json.dumps(split))
-    if patients:
-        write_rows(folder / "metadata.csv", ["image", "patient"], patients.items())
-    if boxes:
-        write_rows(folder / "boxes.csv", ["image", "x", "y", "width", "height"], boxes)
-    for name, mask in (masks or {}).items():
-        (folder / "masks").mkdir(exist_ok=True)
-        Image.fromarray(mask).save(folder / "masks" / name)
-    return folder
-
-
-def write_rows(file, header, rows):
-    with open(file, "w", newline="") as out:
-        csv.writer(out).writerows([header, *rows])

@@ -8,7 +8,6 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -21,45 +20,11 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
-    generate_uid,
 )
 
+from files import PLANTED, header_of
 from nblib.data import dicom
 from nblib.data.dicom import ImageError
-
-PLANTED = {
-    "PatientName": "Planted^Name",
-    "PatientID": "PLANTED-ID",
-    "PatientBirthDate": "19011231",
-    "InstitutionName": "Planted Hospital",
-    "ReferringPhysicianName": "Planted^Doctor",
-    "StudyDate": "20010203",
-    "AccessionNumber": "PLANTED-7",
-}
-
-
-def header_of(pixels, syntax=ExplicitVRLittleEndian, **elements):
-    """A data set of grey (H, W) or colour (H, W, 3) pixels, with further elements."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    header = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    header.SOPClassUID = meta.MediaStorageSOPClassUID
-    header.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    header.Rows, header.Columns = pixels.shape[:2]
-    header.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    header.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
-    if pixels.ndim == 3:
-        header.PlanarConfiguration = 0
-    header.BitsAllocated = header.BitsStored = 8 * pixels.itemsize
-    header.HighBit = header.BitsStored - 1
-    header.PixelRepresentation = int(pixels.dtype.kind == "i")
-    header.PixelData = pixels.tobytes()
-    header["PixelData"].VR = "OW" if pixels.itemsize > 1 else "OB"
-    for name, value in elements.items():
-        setattr(header, name, value)
-    return header
 
 
 @pytest.fixture

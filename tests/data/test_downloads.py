@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_dicom import PLANTED, header_of
 
-from conftest import write_rows
+from files import PLANTED, header_of, write_rows
 from nblib.data import datasets, downloads
 from nblib.data.downloads import COUNTS, SOURCES, build, built
 from nblib.data.labels import load_labels

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_dicom import PLANTED, header_of
 
+from files import PLANTED, header_of
 from nblib.data import datasets, folders, images
 from nblib.data.datasets import prepare
 from nblib.data.labels import load_labels

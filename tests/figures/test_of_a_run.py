@@ -9,7 +9,7 @@ from nblib.results import choose
 def test_heat_maps_share_one_scale_that_comes_from_held_out_normals(shown):
     dataset, labels, run = shown
     figure = figures.heat_maps(run, dataset, labels, choose.typical(run.test))
-    limit = np.quantile(run.maps["held_map"], 0.995)
+    limit = np.quantile(run.held_map, 0.995)
     maps = [im for ax in figure.axes for im in ax.images if im.get_cmap().name == "viridis"]
     assert len(maps) == 6
     assert all(np.allclose(image.get_clim(), (0, limit)) for image in maps)

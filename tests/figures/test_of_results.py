@@ -103,7 +103,7 @@ def test_one_figure_shows_all_chosen_images_through_all_models(make_set):
     for line, i in zip(grid, chosen.values(), strict=True):
         assert np.array_equal(line[0].images[0].get_array(), dataset.test.images[i, 0])
         for cell, run in zip(line[1:], found, strict=True):
-            assert np.array_equal(cell.images[0].get_array(), run.maps["test_map"][i])
+            assert np.array_equal(cell.images[0].get_array(), run.test_map[i])
             assert cell.images[0].get_clim() == (0, figures.map_limit(run))
     missed = chosen["missed most"]
     gates = probes.finest_gates(found, dataset.test.images[missed])

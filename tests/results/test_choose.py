@@ -6,8 +6,9 @@ from nblib.results import choose
 from nblib.training import runs
 
 
-def test_the_chosen_images_are_lowest_median_and_highest_of_each_class(shown):
-    _, labels, run = shown
+def test_the_chosen_images_are_lowest_median_and_highest_of_each_class(make_set):
+    dataset = datasets.load(make_set())
+    labels, run = load_labels(dataset), runs.run("mean_image", dataset, "smoke")
     chosen = choose.typical(run.test)
     scores = run.scores.query("part == 'test'")["score"].to_numpy()
     for label, positions in ((0, chosen[:3]), (1, chosen[3:])):

@@ -69,7 +69,7 @@ def test_what_lesions_add_to_a_maps_mean_is_counted_pixel_by_pixel(make_set):
     labels = load_labels(dataset)
     run = runs.run("mean_image", dataset, "smoke")
     rows = one_run.lesions(run, labels)["value"]
-    maps, added = run.maps["test_map"], []
+    maps, added = run.test_map, []
     for i in (3, 4):  # of test/0 three images, then test/1
         lesion, rest = maps[i][labels.masks[i]], maps[i][~labels.masks[i]]
         assert lesion.size == 16

@@ -128,7 +128,7 @@ def test_by_lesion_splits_the_abnormal_images_by_kind_and_thirds_of_size(make_se
     hits = []
     for i in (0, 1, 2):
         at = names.index(f"test_1_{i}.png")
-        hits.append(labels.masks[at].ravel()[run.maps["test_map"][at].argmax()])
+        hits.append(labels.masks[at].ravel()[run.test_map[at].argmax()])
     assert np.isclose(row["pointing", "small"], np.mean(hits))
     assert robustness.by_lesion([store.of(run)], "no such set").empty
     assert robustness.by_lesion([store.of(run)], make_set("plain")).empty

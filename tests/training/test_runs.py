@@ -182,17 +182,18 @@ def test_metrics_are_scikit_learns_of_the_test_scores(sagan):
 
 def test_maps_are_those_of_the_test_images_in_half_precision(mean_image, noise):
     tested = mean_image.test["score"]
-    maps = mean_image.maps
-    assert maps["test_map"].shape == (10, 32, 32)
-    np.testing.assert_allclose(maps["test_map"].mean((1, 2)), tested, rtol=1e-3)
+    maps, restored = mean_image.test_map, mean_image.test_restored
+    assert maps.shape == (10, 32, 32)
+    np.testing.assert_allclose(maps.mean((1, 2)), tested, rtol=1e-3)
     x = noise.test.images / 127.5 - 1
-    expected = np.abs(x - maps["test_restored"]).mean(1) / 2
-    np.testing.assert_allclose(maps["test_map"], expected, atol=2e-3)
-    assert maps["held_map"].shape == (len(noise.hold_out(0, 0.1).held_normal), 32, 32)
+    expected = np.abs(x - restored).mean(1) / 2
+    np.testing.assert_allclose(maps, expected, atol=2e-3)
+    assert mean_image.held_map.shape == (len(noise.hold_out(0, 0.1).held_normal), 32, 32)
 
 
 def test_a_method_without_maps_has_none(dataset):
-    assert run("mean_intensity", dataset, "smoke").maps == {}
+    finished = run("mean_intensity", dataset, "smoke")
+    assert finished.test_map is finished.held_map is finished.test_restored is None
 
 
 def test_the_history_is_that_of_the_training(sagan):
@@ -557,11 +558,11 @@ def test_a_method_sees_images_of_its_size_and_its_maps_are_averaged_to_the_sets(
     fine = np.abs(test - normal.mean(0)).mean(1) / 2
     np.testing.assert_allclose(scores_of_test(finished), fine.mean((1, 2)), rtol=1e-4)
     averaged = fine.reshape(10, 32, 2, 32, 2).mean((2, 4))
-    np.testing.assert_allclose(finished.maps["test_map"], averaged, atol=1e-3)
-    assert finished.maps["held_map"].shape == (12, 32, 32)
+    np.testing.assert_allclose(finished.test_map, averaged, atol=1e-3)
+    assert finished.held_map.shape == (12, 32, 32)
     restored = normal.mean(0).reshape(1, 32, 2, 32, 2).mean((2, 4))
     expected = np.broadcast_to(restored, (10, 1, 32, 32))
-    np.testing.assert_allclose(finished.maps["test_restored"], expected, atol=1e-3)
+    np.testing.assert_allclose(finished.test_restored, expected, atol=1e-3)
     assert finished.metrics["pixel_ap_chance"] == pytest.approx(10 * 6 / (6 * 32 * 32))
     assert finished.metrics["images_with_lesion"] == 1
 

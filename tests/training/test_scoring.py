@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from test_dicom import header_of
 
+from files import header_of
 from nblib import metrics
 from nblib.data import datasets
 from nblib.data.dicom import ImageError
