@@ -2,7 +2,8 @@
 
 Six rooms, in the order of the data's way; a room imports those above it in this list alone:
 
-    data        dicom, images, folders, downloads, phantom: any file -> a set in the one layout;
+    data        dicom, images, folders, archives, downloads, new_set, phantom: any file -> a set in
+                the one layout;
                 datasets: a set -> Dataset; split, labels: what is known, behind the wall;
                 parts, pseudo, batches: what training sees; shortcuts
     methods     method: the contract; layers, encodings, losses; a file a method;
@@ -11,8 +12,8 @@ Six rooms, in the order of the data's way; a room imports those above it in this
                 and any images -> score, percentile, decision
     figures     style, of_a_run, of_results, diagrams: arrays and data frames -> Figure
     results     store: finished runs, kept scores -> Result; tables: -> data frames;
-                write: -> .csv .md .tex; one_run, choose, probes, verdicts, robustness, costs,
-                readme
+                write: -> .csv .md .tex; questions, differences, verdicts: the tests; one_run,
+                choose, probes, robustness, costs, readme
     widgets     found: what lies on the disk; selection: what is looked at; views of it; explorer:
                 all of them; watch: a training; panels: what views are built of
 

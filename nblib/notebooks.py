@@ -186,9 +186,12 @@ def _failure(name: str, executed: Path, error: Exception) -> str:
 
 def _write_html(executed: Path, html: Path, title: str) -> None:
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
+    # Links lead to notebooks, which are not beside the copy.
+    without = {"enabled": True, "remove_cell_tags": ["navigation"]}
+    exporter = HTMLExporter(config=Config(TagRemovePreprocessor=without))
     nb = nbformat.read(executed, 4)
-    nb.cells = _without_navigation(nb)  # they lead to notebooks, which are not beside the copy
-    text, _ = HTMLExporter().from_notebook_node(nb, {"metadata": {"name": title}})
+    text, _ = exporter.from_notebook_node(nb, {"metadata": {"name": title}})
     with written_whole(html) as file:
         file.write(text.encode())

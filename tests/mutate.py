@@ -282,10 +282,10 @@ MUTATIONS = [
     ),
     # Verdicts and tables
     Mutation(
-        "nblib/results/verdicts.py",
+        "nblib/results/differences.py",
         "np.ones(family - len(p))",
         "np.ones(0)",
-        ("tests/results/test_verdicts.py", "-k", "not true_difference and not power"),
+        ("tests/results/test_differences.py",),
     ),
     Mutation(
         "nblib/results/verdicts.py",
@@ -294,10 +294,10 @@ MUTATIONS = [
         ("tests/results/test_verdicts.py", "-k", "not true_difference and not power"),
     ),
     Mutation(
-        "nblib/results/verdicts.py",
+        "nblib/results/differences.py",
         "v**2 / (k - 1)",
         "v**2 / k",
-        ("tests/results/test_verdicts.py", "-k", "not true_difference and not power"),
+        ("tests/results/test_differences.py",),
     ),
     Mutation(
         "nblib/results/tables.py",

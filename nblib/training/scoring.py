@@ -10,8 +10,9 @@ import pandas as pd
 from nblib import metrics
 from nblib.data.datasets import Dataset
 from nblib.data.dicom import Read
-from nblib.data.folders import as_text, find_images
+from nblib.data.folders import find_images
 from nblib.data.images import ImageError, read_all, scaled
+from nblib.data.new_set import as_text
 from nblib.files import root, written_whole
 from nblib.methods.method import Detection, Method, detect_all
 from nblib.progress import progress

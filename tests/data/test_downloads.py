@@ -16,7 +16,8 @@ from PIL import Image
 
 from files import PLANTED, header_of, write_rows
 from nblib.data import datasets, downloads
-from nblib.data.downloads import COUNTS, SOURCES, build, built
+from nblib.data.archives import COUNTS, SIDES, SOURCES
+from nblib.data.downloads import build, built
 from nblib.data.labels import load_labels
 from nblib.data.split import read_split
 from nblib.files import DatasetError, root
@@ -344,7 +345,7 @@ def test_boxes_of_vindr_are_those_of_all_readers(tmp_path):
     assert list(boxes) == ["image", "x", "y", "width", "height", "class", "reader"]
     own = boxes[boxes["image"] == "003.png"].drop(columns="image").sort_values(["class", "reader"])
     # From (2, 3) to (8, 7) in 24 x 16 pixels, in 48 x 48; the second finding one pixel further.
-    assert own.astype({side: float for side in downloads.SIDES}).to_numpy().tolist() == [
+    assert own.astype({side: float for side in SIDES}).to_numpy().tolist() == [
         [4, 9, 12, 12, "Cardiomegaly", "R10"],
         [4, 9, 12, 12, "Cardiomegaly", "R8"],
         [4, 9, 12, 12, "Cardiomegaly", "R9"],
@@ -673,9 +674,9 @@ def test_boxes_of_nih_are_those_of_the_real_set(real_sets, tmp_path):
         (tmp_path / f"{image[2:-4]}.png").touch()
     _, boxes, _ = SOURCES["nih"].understood(tmp_path)
     ours = boxes[boxes["stem"].isin(real["image"].str[2:-4])].copy()
-    ours[downloads.SIDES] = (ours[downloads.SIDES] / 4).round(2)
-    columns = ["stem", *downloads.SIDES, "label"]
-    real = real.assign(stem=real["image"].str[2:-4]).astype(dict.fromkeys(downloads.SIDES, float))
+    ours[SIDES] = (ours[SIDES] / 4).round(2)
+    columns = ["stem", *SIDES, "label"]
+    real = real.assign(stem=real["image"].str[2:-4]).astype(dict.fromkeys(SIDES, float))
     pd.testing.assert_frame_equal(
         *(t[columns].sort_values(columns).reset_index(drop=True) for t in (ours, real))
     )
