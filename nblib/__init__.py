@@ -5,7 +5,7 @@ Six rooms, in the order of the data's way; a room imports those above it in this
     data        dicom, images, folders, archives, downloads, new_set, phantom: any file -> a set in
                 the one layout;
                 datasets: a set -> Dataset; split, labels: what is known, behind the wall;
-                parts, pseudo, batches: what training sees; shortcuts
+                batches: what training sees; shortcuts
     methods     method: the contract; layers, encodings, losses; a file a method;
                 catalogue: all of them, an entry each
     training    budgets; loop: the only one; runs: the folder of one run; scoring: a finished run

@@ -5,8 +5,7 @@ import torch
 from scipy.special import log_expit
 from torch import nn
 
-from nblib.data.batches import Batch
-from nblib.data.parts import HeldOut, Part
+from nblib.data.batches import Batch, HeldOut, Part
 
 SMALL = dict(size=32, width=4, batch_size=4, steps=8)
 """Arguments of a small method that learns from known normals."""

@@ -238,16 +238,16 @@ MUTATIONS = [
         ("tests/methods/test_losses.py",),
     ),
     Mutation(
-        "nblib/data/pseudo.py",
+        "nblib/data/batches.py",
         "(rows < row + half)",
         "(rows <= row + half)",
-        ("tests/data/test_pseudo.py",),
+        ("tests/data/test_batches.py",),
     ),
     Mutation(
         "nblib/data/batches.py",
         "torch.randint(1, n, index.shape,",
         "torch.randint(n, index.shape,",
-        ("tests/data/test_pseudo.py", "tests/data/test_batches.py"),
+        ("tests/data/test_batches.py",),
     ),
     # Numbers and their intervals
     Mutation(

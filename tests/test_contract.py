@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from nblib.data.batches import Batches, step_seed, to_float
-from nblib.data.parts import HeldOut, Part
+from nblib.data.batches import Batches, HeldOut, Part, step_seed, to_float
 from nblib.methods.catalogue import METHODS
 from nblib.methods.losses import gradient_penalty
 from nblib.methods.method import Method, detect_all

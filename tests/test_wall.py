@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 import nblib
-from nblib.data.batches import Batch
+from nblib.data.batches import Batch, HeldOut, Part
 from nblib.data.datasets import Dataset
-from nblib.data.parts import HeldOut, Part
 
 PACKAGE = Path(nblib.__file__).parent
 METHODS = sorted((PACKAGE / "methods").glob("*.py"))
@@ -25,9 +24,7 @@ METHODS = sorted((PACKAGE / "methods").glob("*.py"))
 FOR_METHODS = {"data.batches", "methods", "progress"}
 """Modules and rooms of nblib that a method may import."""
 
-BELOW = FOR_METHODS | {
-    *("data", "data.parts", "data.pseudo", "files", "metrics", "training", "training.loop")
-}
+BELOW = FOR_METHODS | {"data", "files", "metrics", "training", "training.loop"}
 """Those that may be there once all methods and the loop are imported."""
 
 # Words, in a name, an attribute, an import or a text.

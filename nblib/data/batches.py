@@ -1,17 +1,46 @@
-"""Dataset, seed, step -> Batch, on the device.
+"""Images as training is handed them: without a label, and without a way to one.
 
-The images lie on the device as uint8 and become floats there. The batch of step k is a function
-of (seed, k) alone, so that training resumes at any step without a random state of its own, and
-is the same on every device.
+Part -> HeldOut -> Batch, on the device. The images lie on the device as uint8 and become floats
+there. The batch of step k is a function of (seed, k) alone, so that training resumes at any step
+without a random state of its own, and is the same on every device.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nblib.data.pseudo import blend, draw_squares
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of a set.
+
+    images: uint8 (n, C, H, W); names: (n,) file names; patients: (n,), an image's own name where
+    the set names no patients; sizes: (n, 2) width and height of the files in pixels.
+    """
+
+    images: np.ndarray
+    names: np.ndarray
+    patients: np.ndarray
+    sizes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index) -> "Part":
+        return Part(self.images[index], self.names[index], self.patients[index], self.sizes[index])
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What trains (`normal`, `unlabeled`) and what is kept from training (`held_*`)."""
+
+    normal: Part
+    unlabeled: Part
+    held_normal: Part
+    held_unlabeled: Part
 
 
 class Batch(NamedTuple):
@@ -78,6 +107,47 @@ class Batches:
     @staticmethod
     def _take(images: Tensor, index: Tensor) -> Tensor:
         return to_float(images[index.to(images.device, non_blocking=True)])
+
+
+class Squares(NamedTuple):
+    """Where and how strongly, (B,) each: centre row and column, half width, blend in [0, 1).
+
+    Pseudo-anomalies: a square of another normal image, blended in at the same place. The recipe of
+    SAGAN's published code (Zhang et al., MICCAI 2024), of the kind known as foreign patch
+    interpolation. With a size of 64 the square's centre lies in 12..50 in both directions and its
+    half width is 3..12 pixels; other sizes scale these bounds.
+    """
+
+    row: Tensor
+    column: Tensor
+    half: Tensor
+    alpha: Tensor
+
+
+def draw_squares(count: int, size: int, generator: torch.Generator) -> Squares:
+    """`count` random squares in images of `size` x `size`, drawn on the generator's device."""
+
+    def integers(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (count,), generator=generator)
+
+    centre = int(0.2 * size), int(0.8 * size)
+    half = round(0.05 * size), round(0.2 * size)
+    alpha = torch.rand(count, generator=generator)
+    return Squares(integers(*centre), integers(*centre), integers(*half), alpha)
+
+
+def blend(x: Tensor, foreign: Tensor, squares: Squares) -> Tensor:
+    """Blend each square of `foreign` into `x`, both (B, C, H, W): (1 - alpha) x + alpha foreign.
+
+    A square [centre - half, centre + half) is cut off at the image's border.
+    """
+    row, column, half, alpha = (v.to(x.device)[:, None, None] for v in squares)
+    rows = torch.arange(x.shape[-2], device=x.device)[None, :, None]
+    columns = torch.arange(x.shape[-1], device=x.device)[None, None, :]
+    inside = (rows >= row - half) & (rows < row + half)
+    inside = inside & (columns >= column - half) & (columns < column + half)
+    weight = (alpha * inside)[:, None]
+    return (1 - weight) * x + weight * foreign
 
 
 def flipped(x: Tensor) -> Tensor:

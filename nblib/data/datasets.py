@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from nblib.data import phantom
+from nblib.data.batches import HeldOut, Part
 from nblib.data.folders import prepare as prepare
 from nblib.data.images import MODES, picture, pixel_digest, scaled
-from nblib.data.parts import HeldOut, Part
 from nblib.data.split import PARTS, checked_split, in_both, part_of, some
 from nblib.files import DatasetError, digest, read_table, root, write_json, written_whole
 from nblib.progress import progress

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from nblib.data.batches import Batch, Batches, step_seed, to_float
-from nblib.data.parts import HeldOut
+from nblib.data.batches import Batch, Batches, HeldOut, step_seed, to_float
 from nblib.files import written_whole
 from nblib.methods.method import Method, detect_all
 from nblib.metrics import auc, auc_standard_error

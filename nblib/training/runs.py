@@ -29,9 +29,9 @@ import pandas as pd
 import torch
 
 from nblib import metrics
+from nblib.data.batches import HeldOut
 from nblib.data.datasets import Dataset
 from nblib.data.labels import load_labels
-from nblib.data.parts import HeldOut
 from nblib.files import digest, one_writer, root, write_json, written_whole
 from nblib.methods.catalogue import companions, entry
 from nblib.methods.method import Method, detect_all
@@ -46,8 +46,6 @@ TRAINING_SOURCES = (
     "methods/layers.py",
     "methods/losses.py",
     "methods/method.py",
-    "data/parts.py",
-    "data/pseudo.py",
     "data/split.py",
     "training/loop.py",
 )

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from nblib.data.parts import HeldOut, Part
+from nblib.data.batches import HeldOut, Part
 from nblib.methods.method import Detection, Method, detect_all
 from nblib.training import loop
 from nblib.training.loop import TrainingError, best_precision, fit, rate_factor
