@@ -71,7 +71,7 @@ def parts(dataset: Dataset, labels: Labels, columns: int = 8) -> Figure:
 
 @styled
 def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
-    """Losses of each network, norms of their gradients, what else was logged, and AUCp."""
+    """A history: losses of each network, norms of their gradients, what else was logged, AUCp."""
     networks = list(dict.fromkeys(c.split(".")[0] for c in history if "." in c))
     logged = [c for c in history if "." not in c and not c.startswith(("step", "aucp"))]
     at = history.dropna(subset=["aucp"])
@@ -144,7 +144,7 @@ def scatter(points: np.ndarray, labels: np.ndarray, title: str) -> Figure:
 
 @styled
 def histogram(run: Run) -> Figure:
-    """Scores of normal and abnormal test images and of held-out normals, and the threshold."""
+    """A run's scores of normal and abnormal test images and held-out normals, and its threshold."""
     test, held, numbers = run.test, run.held_out, run.metrics
     figure, axes = blank(height=2.4)
     axes = axes[0, 0]
@@ -187,6 +187,7 @@ def distributions(statistics: dict[str, np.ndarray], labels: np.ndarray, title: 
 
 
 def where(run: Run) -> str:
+    """Set, budget and seed of a run, as titles name them."""
     return f"{shown(run.config['set'])}, {run.config['budget']}, seed {run.config['seed']}"
 
 
@@ -198,7 +199,7 @@ def map_limit(run: Run) -> float:
 
 @styled
 def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) -> Figure:
-    """Input (lesion outlined), restored image and heat map of some test images, in columns.
+    """A run's input (lesion outlined), restored image and heat map of test images (n,), in columns.
 
     A method without maps or restored images shows the rows it has.
     """

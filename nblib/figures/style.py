@@ -111,6 +111,7 @@ def show_image(axes, image: np.ndarray) -> None:
 
 
 def outline(axes, mask: np.ndarray) -> None:
+    """Draw the border of a mask (H, W) onto axes."""
     if mask.any():
         axes.contour(mask, levels=[0.5], colors=[ABNORMAL], linewidths=1)
 
@@ -134,6 +135,7 @@ def nothing(title: str) -> Figure:
 
 
 def show_map(axes, values: np.ndarray, limit: float):
+    """Show a heat map (h, w) in 0 to `limit`; returns what a colour bar needs."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return axes.imshow(values, cmap="viridis", vmin=0, vmax=limit)

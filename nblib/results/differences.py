@@ -173,7 +173,7 @@ MOST = 10**7, 1000
 
 
 def needed(found: Difference, tests: int = 1, margin: float = MARGIN) -> Needed | None:
-    """How much more it takes to tell; None with one seed of either method.
+    """Of a difference: how much more it takes to tell; None with one seed of either method.
 
     Either the measured difference is shown to be one, as the hardest of `tests` in a family, or to
     lie within the margin: what takes less. Variances are taken to fall with 1 / patients and, but
@@ -229,7 +229,7 @@ def _smallest(enough, start: int, most: int) -> int | None:
 
 
 def never_equivalent(found: Difference, margin: float = MARGIN) -> bool:
-    """Whether these patients are too few to show equivalence, with any number of seeds.
+    """Whether a difference has too few patients to show equivalence, with any number of seeds.
 
     False where that is not known: with one seed of either method.
     """

@@ -87,7 +87,7 @@ def one_set(results: list[Result], *same: str) -> None:
 
 
 def record(results: list[Result]) -> dict:
-    """The runs behind a table or figure: what fixes each, and what it was made with."""
+    """Of results, a dictionary for json: what fixes each run, and what it was made with."""
     runs_made = [
         {"hash": digest(json.dumps(r.config, sort_keys=True).encode())} | r.config for r in results
     ]

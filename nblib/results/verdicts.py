@@ -23,7 +23,7 @@ EQUIVALENT, CANNOT_TELL = "equivalent", "cannot tell"
 
 
 def verdict(found: Difference, adjusted_p: float, margin: float = MARGIN) -> str:
-    """DIFFERS, WITHIN, EQUIVALENT or CANNOT_TELL.
+    """What a difference and its adjusted p say: DIFFERS, WITHIN, EQUIVALENT or CANNOT_TELL.
 
     Different: adjusted p below 5 %. Within the margin: the 90 % interval lies inside it, which is
     two one-sided tests at 5 % (TOST). With one seed of either method nothing can be told.
