@@ -3,15 +3,17 @@
 DATA ?= phantom
 BUDGET ?= quick
 SEEDS ?= 0
+# fp32 or bf16; empty: what the device trains in by default.
+PRECISION ?=
 JOBS ?= $(shell nproc)
 # Tests of batches and of kernels mostly wait.
 TESTERS ?= $(shell expr $(JOBS) + 1)
 PYTHON ?= python3
 BIN = .venv/bin
 
-BATCH = --data '$(DATA)' --budget '$(BUDGET)' --seeds '$(SEEDS)' --jobs $(JOBS)
+BATCH = --data '$(DATA)' --budget '$(BUDGET)' --seeds '$(SEEDS)' --precision '$(PRECISION)' --jobs $(JOBS)
 
-.PHONY: figures report ratios test lab bench keep links strip
+.PHONY: figures report ratios test lab bench simulate keep links strip
 
 # Every notebook, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
 figures: .venv/installed
@@ -36,6 +38,12 @@ lab: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/benchmark.py
+	$(BIN)/python tests/benchmarks/growth.py
+
+# How often the verdict is wrong, and intervals hold the truth: writes data/simulated.
+simulate: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/simulations/false_alarms.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/simulations/intervals.py
 
 # Keeps the per-image scores of finished runs in data/scores, to be committed.
 keep: .venv/installed

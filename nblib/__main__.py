@@ -27,7 +27,8 @@ def _score(given: argparse.Namespace) -> None:
 def _batch(given: argparse.Namespace) -> None:
     from nblib import notebooks
 
-    sys.exit(notebooks.batch(given.target, given.data, given.budget, given.seeds, given.jobs))
+    chosen = given.target, given.data, given.budget, given.seeds, given.precision
+    sys.exit(notebooks.batch(*chosen, given.jobs))
 
 
 def _execute(given: argparse.Namespace) -> None:
@@ -43,8 +44,8 @@ def _execute(given: argparse.Namespace) -> None:
 def _ratio(given: argparse.Namespace) -> None:
     from nblib.results import robustness
 
-    run = robustness.run_ratio(given.set, given.budget, given.method, given.percent, given.seed)
-    print(run.folder)
+    asked = given.set, given.budget, given.method, given.percent, given.seed, given.precision
+    print(robustness.run_ratio(*asked).folder)
 
 
 def _moved(given: argparse.Namespace) -> None:
@@ -104,6 +105,8 @@ def commands() -> Parser:
     argument("--data", default="phantom", help="names or folders, with commas between")
     argument("--budget", default="quick", help="smoke, quick, laptop or thesis")
     argument("--seeds", default="0", help="whole numbers, with commas between")
+    precision = dict(choices=("", "fp32", "bf16"), default="", help="default: the device's own")
+    argument("--precision", **precision)
     argument("--jobs", type=int, help="how many at a time; default: one a core")
 
     argument = command(
@@ -124,6 +127,7 @@ def commands() -> Parser:
     for name, kind in (("set", str), ("budget", str), ("method", str), ("percent", int)):
         argument(name, type=kind)
     argument("seed", type=int)
+    argument("--precision", **precision)
 
     argument = command(_moved, "score moved test images by finished runs", "phantom quick 0")
     for name, kind in (("set", str), ("budget", str), ("seed", int)):

@@ -7,10 +7,14 @@ independent, so intervals resample patients, not images.
 import numpy as np
 import pandas as pd
 from scipy.ndimage import label as label_regions
+from scipy.special import expit, logit, stdtrit
 from scipy.stats import beta, binomtest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 RESAMPLES = 2000
+
+BLOCK = 2**17
+"""Numbers that `weighted_auc_ap` works on at a time."""
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -29,7 +33,7 @@ def auc_standard_error(area: float, n_normal: int, n_abnormal: int) -> float:
 def patient_weights(
     labels: np.ndarray, patients: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
-    """How often each image is drawn in each resample of patients: (resamples, n) integers.
+    """How often each image is drawn in each resample of patients: (resamples, n), uint16.
 
     Patients are drawn with replacement within strata: those with normal images only, with
     abnormal ones only, and with both. A patient's images are drawn together.
@@ -38,7 +42,7 @@ def patient_weights(
     has = np.zeros((len(ids), 2), bool)
     has[patient_of, np.asarray(labels, int)] = True
     random = np.random.default_rng(seed)
-    drawn = np.zeros((resamples, len(ids)), int)
+    drawn = np.zeros((resamples, len(ids)), np.uint16)
     for stratum in ([True, False], [False, True], [True, True]):
         members = np.flatnonzero((has == stratum).all(1))
         if len(members):
@@ -50,17 +54,77 @@ def patient_weights(
 def weighted_auc_ap(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray):
     """AUC and average precision for each row of whole-numbered `weights` (resamples, n).
 
-    As scikit-learn's with `sample_weight`, but all resamples at once.
+    As scikit-learn's with `sample_weight`, but many resamples at once: as many as stay in the
+    processor's cache.
     """
     order = np.argsort(-scores, kind="stable")
-    scores, weights = scores[order], weights[:, order]
-    last_of_tie = np.append(np.diff(scores) != 0, True)
-    true = np.cumsum(weights * (labels[order] == 1), 1)[:, last_of_tie]
-    false = np.cumsum(weights * (labels[order] == 0), 1)[:, last_of_tie]
-    true_step, false_step = np.diff(true, prepend=0, axis=1), np.diff(false, prepend=0, axis=1)
-    area = (false_step * (true - true_step / 2)).sum(1) / (true[:, -1] * false[:, -1])
-    precision = true / np.maximum(true + false, 1)
-    return area, (true_step * precision).sum(1) / true[:, -1]
+    normal, ends = labels[order] == 0, np.append(np.diff(scores[order]) != 0, True)
+    areas, precisions = np.empty(len(weights)), np.empty(len(weights))
+    size = max(1, BLOCK // len(scores))
+    for rows in (slice(start, start + size) for start in range(0, len(weights), size)):
+        drawn = weights[rows, order].astype(float)
+        above = drawn.cumsum(1)
+        drawn[:, normal] = 0
+        true = drawn.cumsum(1)
+        if not ends.all():  # of images with the same score all at once
+            above, true = above[:, ends], true[:, ends]
+        false = above - true
+        true_step, false_step = np.diff(true, prepend=0), np.diff(false, prepend=0)
+        pairs = np.einsum("rn,rn->r", false_step, true - true_step / 2)
+        areas[rows] = pairs / (true[:, -1] * false[:, -1])
+        precision = true / np.maximum(above, 1)
+        precisions[rows] = np.einsum("rn,rn->r", true_step, precision) / true[:, -1]
+    return areas, precisions
+
+
+def auc_interval(
+    area: float, resampled: np.ndarray, labels: np.ndarray, patients: np.ndarray,
+    level: float = 0.95,
+) -> list[float]:  # fmt: skip
+    """The interval of an AUC, or of a mean of AUCs, from its values over resampled patients.
+
+    On the logit scale, with Student's t of the class with fewer patients. What resampling says of
+    the spread there is too wide near 1, and its linear approximation too narrow: their mean holds
+    93 to 97 % where 95 are promised, the percentile interval down to 76 %
+    (data/simulated/intervals.csv).
+    """
+    m, odds = _fewer_patients(labels, patients), area * (1 - area)
+    ends = 1 / (4 * max(1, m) ** 2)
+    curved = logit(np.clip(resampled, ends, 1 - ends)).std(ddof=1)
+    linear = np.std(resampled, ddof=1) / odds if odds else 0.0
+    return _logit_interval(area, (curved + linear) / 2, m, level)
+
+
+def ap_interval(
+    precision: float, resampled: np.ndarray, labels: np.ndarray, patients: np.ndarray,
+    level: float = 0.95,
+) -> list[float]:  # fmt: skip
+    """As `auc_interval`, of average precision: there the linear approximation alone holds it."""
+    odds = precision * (1 - precision)
+    spread = np.std(resampled, ddof=1) / odds if odds else 0.0
+    return _logit_interval(precision, spread, _fewer_patients(labels, patients), level)
+
+
+def _logit_interval(value: float, spread: float, patients: int, level: float) -> list[float]:
+    """value: in 0 to 1; spread: standard error of its logit; patients: of the smaller class.
+
+    Of a perfect value nothing varies: its other end is where so many patients in a row would be
+    without a mistake with the probability that the interval leaves on that side.
+    """
+    tail = (1 - level) / 2
+    if patients < 2:
+        return [0.0, 1.0]
+    if value in (0, 1):
+        end = tail ** (1 / patients)
+        return [end, 1.0] if value else [0.0, 1 - end]
+    # Resampled patients vary less than patients do, by one degree of freedom.
+    half = stdtrit(patients - 1, 1 - tail) * spread * np.sqrt(patients / (patients - 1))
+    return [float(expit(logit(value) + end)) for end in (-half, half)]
+
+
+def _fewer_patients(labels: np.ndarray, patients: np.ndarray) -> int:
+    """How many patients the class with fewer of them has."""
+    return min(len(np.unique(patients[labels == label])) for label in (0, 1))
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> list[float]:
@@ -131,13 +195,15 @@ def detection(scores: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, flo
         cut = threshold(held)
         return counts | {"threshold": None if np.isnan(cut) else cut}
     labels, values = test["label"].to_numpy(int), test["score"].to_numpy()
-    weights = patient_weights(labels, test["patient"].to_numpy(str), resamples)
+    patients = test["patient"].to_numpy(str)
+    weights = patient_weights(labels, patients, resamples)
     areas, precisions = weighted_auc_ap(labels, values, weights)
+    area, precision = auc(labels, values), float(average_precision_score(labels, values))
     found = {
-        "auc": float(roc_auc_score(labels, values)),
-        "auc_interval": interval(areas),
-        "ap": float(average_precision_score(labels, values)),
-        "ap_interval": interval(precisions),
+        "auc": area,
+        "auc_interval": auc_interval(area, areas, labels, patients),
+        "ap": precision,
+        "ap_interval": ap_interval(precision, precisions, labels, patients),
     }
     found |= counts
     decided = decisions(scores)
@@ -224,8 +290,9 @@ def _pixel_counts(maps: np.ndarray, masks: np.ndarray):
     def above(values: np.ndarray) -> np.ndarray:
         return len(values) - np.searchsorted(np.sort(values), cuts, side="left")
 
-    false = np.array([above(m[~mask]) for m, mask in zip(maps, masks, strict=True)])
-    true = np.array([above(m[mask]) for m, mask in zip(maps, masks, strict=True)])
+    # Floats, whose products are a library's, and exact: integers are multiplied one by one.
+    false = np.array([above(m[~mask]) for m, mask in zip(maps, masks, strict=True)], float)
+    true = np.array([above(m[mask]) for m, mask in zip(maps, masks, strict=True)], float)
     shares, image_of = [], []
     for i in np.flatnonzero(masks.any((1, 2))):
         regions, count = label_regions(masks[i], np.ones((3, 3)))
@@ -237,6 +304,7 @@ def _pixel_counts(maps: np.ndarray, masks: np.ndarray):
 
 def _over_pixels(false, true, shares, image_of, weights: np.ndarray) -> dict[str, np.ndarray]:
     """pixel_ap, dice and pro for each row of `weights` (resamples, n) of the images."""
+    weights = weights.astype(float)
     false, true = weights @ false, weights @ true
     lesion = true[:, -1:]
     precision = true / np.maximum(true + false, 1)

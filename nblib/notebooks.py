@@ -134,11 +134,14 @@ def write_index(folder: Path = HERE) -> list[Path]:
     return [file] if _rewritten(file, nb) else []
 
 
-def batch(target: str, data: str, budget: str, seeds: str, jobs: int | None = None) -> int:
+def batch(
+    target: str, data: str, budget: str, seeds: str, precision: str = "", jobs: int | None = None
+) -> int:
     """Run Snakemake on the notebooks, as the only batch of this root; returns its exit status.
 
     target: all, report (tables and figures again from what there is; trains nothing) or ratios;
-    data, seeds: with commas between. Raises ValueError where another batch is running.
+    data, seeds: with commas between; precision: fp32, bf16 or '', which is the device's own.
+    Raises ValueError where another batch is running.
     """
     lock = root() / "data" / ".batch.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +150,7 @@ def batch(target: str, data: str, budget: str, seeds: str, jobs: int | None = No
     snakemake += ["--forcerun", "results"] * (target == "report")
     # Last, since it takes all words behind it.
     snakemake += ["--config", f"data={data}", f"budget={budget}", f"seeds={seeds}"]
+    snakemake += [f"precision={precision}"] * bool(precision)
     snakemake += ["as_it_is=1"] * (target == "report")
     try:
         with FileLock(lock, timeout=0):

@@ -245,15 +245,15 @@ MUTATIONS = [
     ),
     Mutation(
         "nblib/data/batches.py",
-        "torch.randint(1, n, index.shape,",
-        "torch.randint(n, index.shape,",
+        "random.integers(1, n, self.batch_size)",
+        "random.integers(n, size=self.batch_size)",
         ("tests/data/test_batches.py",),
     ),
     # Numbers and their intervals
     Mutation(
         "nblib/metrics.py",
-        "(true - true_step / 2)",
-        "(true - true_step)",
+        "true - true_step / 2)",
+        "true - true_step)",
         ("tests/test_metrics.py",),
     ),
     Mutation(
@@ -280,6 +280,12 @@ MUTATIONS = [
         'test["score"].to_numpy() >= cut',
         ("tests/test_metrics.py",),
     ),
+    Mutation(
+        "nblib/metrics.py",
+        "np.sqrt(patients / (patients - 1))",
+        "1",
+        ("tests/test_metrics.py",),
+    ),
     # Verdicts and tables
     Mutation(
         "nblib/results/differences.py",
@@ -295,14 +301,14 @@ MUTATIONS = [
     ),
     Mutation(
         "nblib/results/differences.py",
-        "v**2 / (k - 1)",
-        "v**2 / k",
+        "-stdtrit(seeds - 1, tail)",
+        "-stdtrit(seeds, tail)",
         ("tests/results/test_differences.py",),
     ),
     Mutation(
         "nblib/results/tables.py",
-        "metrics.interval(found.auc.mean(0))",
-        "metrics.interval(found.auc[0])",
+        "auc_interval(area, found.auc.mean(0),",
+        "auc_interval(area, found.auc[0],",
         ("tests/test_collection.py", "-k", "committed_table"),
     ),
     Mutation(

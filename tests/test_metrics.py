@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -179,9 +180,42 @@ def test_intervals_over_patients_hold_the_truth_about_as_often_as_they_say():
         labels, scores, patients = clustered(40, 4, seed + 1)
         weights = metrics.patient_weights(labels, patients, 200)
         areas = metrics.weighted_auc_ap(labels, scores, weights)[0]
-        low, high = metrics.interval(areas)
+        area = metrics.auc(labels, scores)
+        low, high = metrics.auc_interval(area, areas, labels, patients)
         hits.append(low <= 0.6375 <= high)  # Phi(1 / sqrt(2 * (2 ** 2 + 0.2 ** 2)))
-    assert 0.87 < np.mean(hits) < 0.99
+    assert 0.9 < np.mean(hits) < 0.99
+
+
+def test_the_intervals_of_auc_and_ap_written_out():
+    labels, scores, patients = clustered(40, 4)
+    weights = metrics.patient_weights(labels, patients, 300)
+    areas, precisions = metrics.weighted_auc_ap(labels, scores, weights)
+    area, precision = metrics.auc(labels, scores), average_precision_score(labels, scores)
+    m = min(len(set(patients[labels == k])) for k in (0, 1))
+    t = stats.t.ppf(0.975, m - 1) * np.sqrt(m / (m - 1))
+
+    def around(value, spread):
+        odds = value / (1 - value) * np.exp(np.array([-1, 1]) * t * spread)
+        return odds / (1 + odds)
+
+    linear = areas.std(ddof=1) / (area * (1 - area))
+    curved = np.log(areas / (1 - areas)).std(ddof=1)
+    found = metrics.auc_interval(area, areas, labels, patients)
+    assert np.allclose(found, around(area, (linear + curved) / 2))
+    linear = precisions.std(ddof=1) / (precision * (1 - precision))
+    found = metrics.ap_interval(precision, precisions, labels, patients)
+    assert np.allclose(found, around(precision, linear))
+
+
+def test_a_perfect_method_is_not_said_to_be_perfect_for_ever():
+    labels, ones = np.repeat([0, 1], [50, 10]), np.ones(100)
+    low, high = metrics.auc_interval(1.0, ones, labels, np.arange(60).astype(str))
+    # Ten patients in a row are found with probability 2.5 % where one is with that of `low`.
+    assert high == 1 and low**10 == pytest.approx(0.025)
+    assert metrics.ap_interval(1.0, ones, labels, np.arange(60).astype(str)) == [low, high]
+    assert metrics.auc_interval(0.0, 0 * ones, labels, np.arange(60).astype(str)) == [0, 1 - low]
+    one = np.array(["a"] * 50 + ["b"] * 10)
+    assert metrics.auc_interval(0.8, ones * 0.8, labels, one) == [0, 1], "one patient tells nothing"
 
 
 def test_interval_is_the_percentile_interval():
@@ -281,7 +315,7 @@ def test_decisions_at_90_percent_use_the_lower_rank():
     assert set(metrics.decisions(score_table(held=8), 0.9).values()) == {None}
 
 
-def test_detection_intervals_are_quantiles_over_resampled_patients():
+def test_detection_intervals_are_of_resampled_patients():
     table = score_table()
     found = metrics.detection(table, 200)
     test = table[table["part"] == "test"]
@@ -295,8 +329,13 @@ def test_detection_intervals_are_quantiles_over_resampled_patients():
         sick, healthy = (np.repeat(above[labels == k], row[labels == k]) for k in (1, 0))
         expected["sensitivity"].append(sick.mean())
         expected["specificity"].append(1 - healthy.mean())
-    for name, values in expected.items():
-        assert np.allclose(found[f"{name}_interval"], np.quantile(values, [0.025, 0.975]))
+    for name in ("sensitivity", "specificity"):
+        quantiles = np.quantile(expected[name], [0.025, 0.975])
+        assert np.allclose(found[f"{name}_interval"], quantiles)
+    patients = test["patient"].to_numpy(str)
+    for name, of in (("auc", metrics.auc_interval), ("ap", metrics.ap_interval)):
+        whole = of(found[name], np.array(expected[name]), labels, patients)
+        assert np.allclose(found[f"{name}_interval"], whole)
 
 
 def test_detection_without_enough_held_out_images_has_no_threshold():

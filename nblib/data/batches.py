@@ -83,30 +83,32 @@ class Batches:
             raise ValueError("Pseudo-anomalies need at least 2 known normal images.")
 
     def __call__(self, step: int) -> Batch:
-        # Drawn on the CPU, some hundred bytes a step, so that every device sees the same batch.
-        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
-        index = self._draw(len(self.normal), generator)
-        normal = self._take(self.normal, index)
-        unlabeled = pseudo = None
+        # Drawn on the host, so that every device sees the same batch; sent at once, not waited for.
+        random, n = np.random.default_rng((self.seed, step)), len(self.normal)
+        drawn = [self._draw(n, random)]
         if "unlabeled" in self.needs:
-            index_u = self._draw(len(self.unlabeled), generator)
-            unlabeled = self._take(self.unlabeled, index_u)
+            drawn.append(self._draw(len(self.unlabeled), random))
         if "pseudo" in self.needs:
             # Another image than its own: a step of 1 to n - 1 round the set.
-            n = len(self.normal)
-            other = (index + torch.randint(1, n, index.shape, generator=generator)) % n
-            squares = draw_squares(len(index), normal.shape[-1], generator)
-            pseudo = blend(normal, self._take(self.normal, other), squares)
+            drawn.append((drawn[0] + random.integers(1, n, self.batch_size)) % n)
+            drawn += draw_squares(self.batch_size, self.normal.shape[-1], random)
+        rows = iter(self._sent(np.array(drawn, float)))
+        normal, unlabeled, pseudo = to_float(self.normal[next(rows).long()]), None, None
+        if "unlabeled" in self.needs:
+            unlabeled = to_float(self.unlabeled[next(rows).long()])
+        if "pseudo" in self.needs:
+            other = to_float(self.normal[next(rows).long()])
+            pseudo = blend(normal, other, Squares(*rows))
         return Batch(normal, unlabeled, pseudo)
 
-    def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        if n < self.batch_size:
-            return torch.randint(n, (self.batch_size,), generator=generator)
-        return torch.randperm(n, generator=generator)[: self.batch_size]
+    def _draw(self, n: int, random: np.random.Generator) -> np.ndarray:
+        return random.choice(n, self.batch_size, replace=n < self.batch_size)
 
-    @staticmethod
-    def _take(images: Tensor, index: Tensor) -> Tensor:
-        return to_float(images[index.to(images.device, non_blocking=True)])
+    def _sent(self, numbers: np.ndarray) -> Tensor:
+        sent = torch.from_numpy(numbers)
+        if self.normal.is_cuda:
+            sent = sent.pin_memory()
+        return sent.to(self.normal.device, non_blocking=True)
 
 
 class Squares(NamedTuple):
@@ -118,36 +120,31 @@ class Squares(NamedTuple):
     half width is 3..12 pixels; other sizes scale these bounds.
     """
 
-    row: Tensor
-    column: Tensor
-    half: Tensor
-    alpha: Tensor
+    row: np.ndarray | Tensor
+    column: np.ndarray | Tensor
+    half: np.ndarray | Tensor
+    alpha: np.ndarray | Tensor
 
 
-def draw_squares(count: int, size: int, generator: torch.Generator) -> Squares:
-    """`count` random squares in images of `size` x `size`, drawn on the generator's device."""
-
-    def integers(low: int, high: int) -> Tensor:
-        return torch.randint(low, high, (count,), generator=generator)
-
-    centre = int(0.2 * size), int(0.8 * size)
-    half = round(0.05 * size), round(0.2 * size)
-    alpha = torch.rand(count, generator=generator)
-    return Squares(integers(*centre), integers(*centre), integers(*half), alpha)
+def draw_squares(count: int, size: int, random: np.random.Generator) -> Squares:
+    """`count` random squares in images of `size` x `size`, as arrays."""
+    centre, half = (int(0.2 * size), int(0.8 * size)), (round(0.05 * size), round(0.2 * size))
+    where = [random.integers(*bounds, count) for bounds in (centre, centre, half)]
+    return Squares(*where, random.random(count))
 
 
 def blend(x: Tensor, foreign: Tensor, squares: Squares) -> Tensor:
     """Blend each square of `foreign` into `x`, both (B, C, H, W): (1 - alpha) x + alpha foreign.
 
-    A square [centre - half, centre + half) is cut off at the image's border.
+    squares: tensors on the images' device. A square [centre - half, centre + half) is cut off at
+    the image's border.
     """
-    row, column, half, alpha = (v.to(x.device)[:, None, None] for v in squares)
+    row, column, half, alpha = (values[:, None, None] for values in squares)
     rows = torch.arange(x.shape[-2], device=x.device)[None, :, None]
     columns = torch.arange(x.shape[-1], device=x.device)[None, None, :]
     inside = (rows >= row - half) & (rows < row + half)
     inside = inside & (columns >= column - half) & (columns < column + half)
-    weight = (alpha * inside)[:, None]
-    return (1 - weight) * x + weight * foreign
+    return x.lerp(foreign, (alpha * inside)[:, None].to(x.dtype))
 
 
 def flipped(x: Tensor) -> Tensor:

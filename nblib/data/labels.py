@@ -61,15 +61,16 @@ def _masks(dataset: Dataset) -> np.ndarray | None:
                 masks[i] = _mask(file, size)
         return masks
     if boxes_file.exists():
+        places = pd.Series(range(len(masks)), dataset.test.names)
         boxes = _boxes(dataset, boxes_file)
-        for i, name in enumerate(dataset.test.names):
-            width, height = dataset.test.sizes[i]
-            for box in boxes[boxes["image"] == name].itertuples():
-                left = max(0, int(box.x / width * size))
-                top = max(0, int(box.y / height * size))
-                right = int(np.ceil((box.x + box.width) / width * size))
-                bottom = int(np.ceil((box.y + box.height) / height * size))
-                masks[i, top : max(0, bottom), left : max(0, right)] = True
+        boxes["place"] = boxes["image"].map(places)
+        for box in boxes.dropna(subset="place").itertuples():
+            width, height = dataset.test.sizes[int(box.place)]
+            left = max(0, int(box.x / width * size))
+            top = max(0, int(box.y / height * size))
+            right = int(np.ceil((box.x + box.width) / width * size))
+            bottom = int(np.ceil((box.y + box.height) / height * size))
+            masks[int(box.place), top : max(0, bottom), left : max(0, right)] = True
         return masks
     return None
 

@@ -56,6 +56,7 @@ ANSWERS = {
     "differs, but within the margin": ("D", "#777777"),
     "equivalent": ("s", "white"),
     "cannot tell": ("x", "black"),
+    "not tested": ("1", "black"),
 }
 """Marker and its fill for each verdict."""
 
@@ -87,9 +88,10 @@ def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
         box = dict(fc="white", ec="none", pad=1)
         axes.text(left, y + 0.95, question, fontsize=7.5, style="italic", va="top", bbox=box)
         for row in rows.itertuples():
-            marker, fill = ANSWERS[row.answer] if np.isfinite(row.low) else ONE_SEED
+            told = np.isfinite(row.low) or row.answer == "not tested"
+            marker, fill = ANSWERS[row.answer] if told else ONE_SEED
             _interval_bar(axes, row.low, row.high, y, entry(row.method).colour)
-            edge = dict(mec="black", mew=0.9 if marker not in "x+" else 1.4)
+            edge = dict(mec="black", mew=0.9 if marker not in "x+1" else 1.4)
             axes.plot(row.difference, y, marker, ms=5, mfc=fill, **edge)
             places.append(y)
             names.append(f"{row.method} − {row.against}")

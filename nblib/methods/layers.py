@@ -330,5 +330,6 @@ class Critic(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        # On the meta device, where costs are counted, there is no autocast.
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
             return self.layers(x.float())

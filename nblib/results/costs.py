@@ -18,7 +18,7 @@ from nblib.methods.method import Method, detect_all
 from nblib.results import store, tables, write
 from nblib.results.store import Result
 from nblib.training import budgets
-from nblib.training.loop import best_device, best_precision, take_step
+from nblib.training.loop import PRECISIONS, best_device, take_step, usual_precision
 from nblib.training.runs import code_digest
 
 
@@ -45,17 +45,28 @@ def timed(*methods: str, budget: str, size: int = 64, channels: int = 1) -> pd.D
     all of them alike, and the fastest turn counts. `relative`: to the first method's.
     """
     turns = {name: _timed_steps(name, budget, size, channels) for name in methods}
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    rows = pd.DataFrame({name: _count(name, budget, size, channels) for name in methods}).T
+    return rows.join(_in_turns(turns)).rename_axis("method")
+
+
+def precisions(method: str, budget: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
+    """The time of a training step in each precision on this device, in turns as in `timed`.
+
+    A processor without bfloat16 emulates it, and is slower in it.
+    """
+    turns = {name: _timed_steps(method, budget, size, channels, name) for name in PRECISIONS}
+    return _in_turns(turns).rename_axis("precision")
+
+
+def _in_turns(turns: dict[str, Callable[[], float]]) -> pd.DataFrame:
+    """Milliseconds of a training step, and relative to the first, of functions of two steps."""
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(TURNS + 1):
         for name, turn in turns.items():
             seconds[name].append(turn())
-    rows = {
-        name: _count(name, budget, size, channels) | {"ms a step": 500 * min(seconds[name][1:])}
-        for name in methods
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-    table["relative"] = (table["ms a step"] / table["ms a step"].iloc[0]).round(2)
-    return table.round({"ms a step": 1})
+    fastest = pd.Series({name: min(taken[1:]) for name, taken in seconds.items()})
+    table = pd.DataFrame({"ms a step": 500 * fastest, "relative": fastest / fastest.iloc[0]})
+    return table.round({"ms a step": 1, "relative": 2})
 
 
 def throughput(method: Method, images: np.ndarray, *batch_sizes: int) -> pd.DataFrame:
@@ -167,7 +178,7 @@ def _totals(name: str, budget: str, size: int, channels: int, code: str) -> dict
         "parameters": _trained(method),
         "score_mflop": _scoring(method, image) / 1e6,
     }
-    if not _trains(name):
+    if not budgets.trains(name):
         return found | dict.fromkeys(("train_mflop", "step_images", "memory_mib"), 0)
     batch_size = budgets.arguments(name, budget, size, channels)["batch_size"]
     operations, memory = training(method, image, batch_size)
@@ -187,40 +198,48 @@ def training(method: Method, image: torch.Tensor, batch_size: int) -> tuple[floa
     and one of both; nothing is updated.
     """
     method.train()
-    own = {p.untyped_storage().data_ptr() for p in method.parameters()}
-    kept: dict[int, int] = {}
+    own = {p.untyped_storage()._cdata for p in method.parameters()}
+    # By the storage itself, since on the meta device all lie at address 0; held, so that none is
+    # given away meanwhile to another tensor.
+    kept: dict[int, torch.UntypedStorage] = {}
     peak = 0
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
         return tensor
 
     def before_gradient() -> None:
         nonlocal peak
-        peak = max(peak, sum(kept.values()))
+        peak = max(peak, sum(storage.nbytes() for storage in kept.values()))
         kept.clear()
 
     images = image.expand(method.batch_size, -1, -1, -1)
     batch = Batch(images, images, images)
     optimizers = {name: Still(own, before_gradient) for name, own in method.optimizers().items()}
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    method.after_step = lambda step: None  # averages of weights are no products
     with hooks, Counter() as counter:
-        for step in (0, 1):
+        for step in (2, 3):  # not the first, at which some look at a number
             take_step(method, optimizers, batch, step)
     memory = 16 * _trained(method) + batch_size * peak
     return counter.total / 2 / method.batch_size, memory
 
 
 def _of_one_image(name: str, budget: str, size: int, channels: int) -> tuple[Method, torch.Tensor]:
-    """A method that trains with one image at a time, or is fitted to noise, and such an image."""
-    overrides = {"batch_size": 1} if _trains(name) else {}
-    method = entry(name).make(**budgets.arguments(name, budget, size, channels, **overrides))
+    """A method that trains with one image at a time, or is fitted to noise, and such an image.
+
+    What trains lies on the meta device, where only shapes are computed.
+    """
+    if budgets.trains(name):
+        given = budgets.arguments(name, budget, size, channels, batch_size=1)
+        with torch.device("meta"):
+            return entry(name).make(**given), torch.zeros(1, channels, size, size)
+    method = entry(name).make(**budgets.arguments(name, budget, size, channels))
     side = method.image_size or size
-    if not _trains(name):
-        some = torch.rand(8, channels, side, side)
-        method.prepare(some, some.flip(0))
+    some = torch.rand(8, channels, side, side)
+    method.prepare(some, some.flip(0))
     return method, torch.zeros(1, channels, side, side)
 
 
@@ -228,13 +247,9 @@ def _count(name: str, budget: str, size: int, channels: int) -> dict[str, str]:
     found = count(name, budget, size, channels)
     rows = {f"parameters of {part}": f"{n:,}" for part, n in found["networks"].items()}
     rows["scoring an image, MFLOP"] = f"{found['score_mflop']:,.0f}"
-    if _trains(name):
+    if budgets.trains(name):
         rows["training with an image, MFLOP"] = f"{found['train_mflop']:,.0f}"
     return rows
-
-
-def _trains(name: str) -> bool:
-    return "batch_size" in budgets.arguments(name, "thesis")
 
 
 def _trained(network: torch.nn.Module) -> int:
@@ -285,10 +300,12 @@ def _detecting(method: Method, image: torch.Tensor) -> int:
     return counter.total
 
 
-def _timed_steps(name: str, budget: str, size: int, channels: int) -> Callable[[], float]:
+def _timed_steps(
+    name: str, budget: str, size: int, channels: int, precision: str = ""
+) -> Callable[[], float]:
     """A function that takes two steps of a method and gives the seconds that they took."""
     device = best_device()
-    precision = best_precision(device)
+    precision = precision or usual_precision(device)
     method = entry(name).make(**budgets.arguments(name, budget, size, channels)).to(device).train()
     optimizers = method.optimizers()
     images = torch.rand((method.batch_size, channels, size, size), device=device) * 2 - 1

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import chdtri, ndtr, ndtri, stdtrit
 from statsmodels.stats.multitest import multipletests
 
 from nblib import metrics
@@ -46,26 +48,43 @@ class Difference(NamedTuple):
         """
         return float(np.sqrt(self.patient_variance + sum(self.seed_variances)))
 
-    @property
-    def dof(self) -> float:
-        """Degrees of freedom, Welch and Satterthwaite; the patient part counts as known."""
-        parts = zip(self.seed_variances, self.seeds, strict=True)
-        below = sum(v**2 / (k - 1) if k > 1 else np.nan for v, k in parts)
-        return float(np.inf) if below == 0 else float(self.error**4 / below)
+    def critical(self, tail: float) -> float:
+        """How many errors the value must lie from 0 to be in a tail of so much probability.
+
+        Cochran and Cox (1950, section 4.14): quantiles of Student's t, one for each part of the
+        variance with that part's degrees of freedom (the patients' counts as known), weighted by
+        the parts. Welch's own degrees of freedom come from the very variances that chance made
+        small: with two or three seeds and many patients he is wrong up to six times too often
+        (data/simulated/false_alarms.csv).
+        """
+        parts = [self.patient_variance, *self.seed_variances]
+        of_seeds = [_student(tail, k) for k in self.seeds]
+        return float(np.average([-ndtri(tail), *of_seeds], weights=parts))
 
     @property
     def p(self) -> float:
         """Of the two-sided test of no difference; NaN with one seed, or without any error."""
         if self.error == 0:
             return 1.0 if self.value == 0 else np.nan
-        return float(2 * stats.t.sf(abs(self.value) / self.error, self.dof))
+        if np.isnan(self.error):
+            return np.nan
+        size = abs(self.value) / self.error
+        if size >= self.critical(1e-100):
+            return 0.0
+        tail = brentq(lambda log: self.critical(10**log) - size, -100, np.log10(0.5))
+        return float(2 * 10**tail)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Of the difference; NaN where `p` is."""
-        if self.error == 0 and self.value != 0:
-            return np.nan, np.nan
-        half = stats.t.ppf((1 + level) / 2, self.dof) * self.error
+        if self.error == 0:
+            return (0.0, 0.0) if self.value == 0 else (np.nan, np.nan)
+        half = self.critical((1 - level) / 2) * self.error
         return float(self.value - half), float(self.value + half)
+
+
+def _student(tail: float, seeds: int) -> float:
+    """The quantile of Student's t of so many seeds above which there is `tail`; NaN of one."""
+    return -stdtrit(seeds - 1, tail) if seeds > 1 else np.nan
 
 
 def difference(
@@ -75,12 +94,12 @@ def difference(
     """The difference of AUC of two methods, from the scores (seeds, n) of the same n images."""
     weights = metrics.patient_weights(labels, patients, resamples)
     resampled = [[metrics.weighted_auc_ap(labels, s, weights)[0] for s in m] for m in (one, other)]
-    return combined(labels, patients, (one, other), resampled)
+    aucs = [[metrics.auc(labels, of_seed) for of_seed in method] for method in (one, other)]
+    return combined(aucs, resampled, len(np.unique(patients)))
 
 
-def combined(labels: np.ndarray, patients: np.ndarray, scores, resampled) -> Difference:
-    """As `difference`, from AUCs resampled already: of each method, by seed, (resamples,) each."""
-    aucs = [[metrics.auc(labels, of_seed) for of_seed in method] for method in scores]
+def combined(aucs, resampled, patients: int) -> Difference:
+    """As `difference`, of each method from AUCs (seeds,) and resampled ones (seeds, resamples)."""
     over_patients = np.mean(resampled[0], 0) - np.mean(resampled[1], 0)
     return Difference(
         float(np.mean(aucs[0]) - np.mean(aucs[1])),
@@ -88,7 +107,7 @@ def combined(labels: np.ndarray, patients: np.ndarray, scores, resampled) -> Dif
         _between_seeds(*resampled),
         tuple(float(np.var(a, ddof=1) / len(a)) if len(a) > 1 else np.nan for a in aucs),
         tuple(map(len, aucs)),
-        len(np.unique(patients)),
+        patients,
     )
 
 
@@ -159,7 +178,7 @@ class Needed(NamedTuple):
 
     patients: with these seeds; seeds: of each method, with these patients; None where no number
     would do. both: patients and seeds together, None where not even that would do. shows: what
-    would be shown, a difference or equivalence.
+    would be shown, a difference or equivalence. Fewer than `FEWEST` seeds are never advised.
     """
 
     patients: int | None
@@ -167,6 +186,9 @@ class Needed(NamedTuple):
     both: tuple[int, int] | None
     shows: str
 
+
+FEWEST = 3
+"""Seeds below which no number of patients is asked for: two tell next to nothing of a method."""
 
 MOST = 10**7, 1000
 """Patients and seeds beyond which nothing is looked for."""
@@ -186,10 +208,13 @@ def needed(found: Difference, tests: int = 1, margin: float = MARGIN) -> Needed 
         return _power(found, patients, seeds, tests, margin)
 
     n, own = found.patients, min(found.seeds)
-    patients = _smallest(lambda count: max(power(count, own)) >= POWER, n + 1, MOST[0])
-    seeds = _smallest(lambda count: max(power(n, count)) >= POWER, own + 1, MOST[1])
+    patients = None
+    if own >= FEWEST:
+        patients = _smallest(lambda count: max(power(count, own)) >= POWER, n + 1, MOST[0])
+    more = max(own + 1, FEWEST)
+    seeds = _smallest(lambda count: max(power(n, count)) >= POWER, more, MOST[1])
     both = None
-    least = _smallest(lambda count: max(power(np.inf, count)) >= POWER, 2, MOST[1])
+    least = _smallest(lambda count: max(power(np.inf, count)) >= POWER, FEWEST, MOST[1])
     if least:
         # Twice the seeds that would do with all patients there are in the world.
         together = 2 * least
@@ -201,21 +226,35 @@ def needed(found: Difference, tests: int = 1, margin: float = MARGIN) -> Needed 
 
 
 def _power(found: Difference, patients: float, seeds: int, tests: int, margin: float):
-    """The power to show a difference, and equivalence, with other numbers of patients and seeds."""
+    """The power to show a difference, and equivalence, with other numbers of patients and seeds.
+
+    Over a grid of what the variances of the seeds may be measured as: chi-square each.
+    """
     k = np.mean(found.seeds)
     of_seed = max(0.0, found.patient_variance - found.patient_floor) * k / seeds
-    variances = tuple(
-        v * own / seeds for v, own in zip(found.seed_variances, found.seeds, strict=True)
-    )
-    patient_variance = (found.patient_floor + of_seed) * found.patients / patients
-    then = Difference(found.value, patient_variance, np.nan, variances, (seeds, seeds), 0)
-    if then.error == 0:
+    of_patients = (found.patient_floor + of_seed) * found.patients / patients
+    of_seeds = np.multiply(found.seed_variances, found.seeds) / seeds
+    true = np.sqrt(of_patients + of_seeds.sum())
+    if true == 0:
         return float(found.value != 0), float(abs(found.value) < margin)
-    size, dof = abs(found.value) / then.error, then.dof
-    differ = stats.t.cdf(size - stats.t.ppf(1 - LEVEL / tests / 2, dof), dof)
-    one_sided, width = stats.t.ppf(1 - LEVEL, dof), margin / then.error
-    within = stats.t.cdf(width - size - one_sided, dof) + stats.t.cdf(width + size - one_sided, dof)
-    return float(differ), float(max(0.0, within - 1))
+    factors = chdtri(seeds - 1, (np.arange(GRID) + 0.5) / GRID) / (seeds - 1)
+    one, other = (v.ravel() for v in np.meshgrid(*np.outer(of_seeds, factors)))
+    error = np.sqrt(of_patients + one + other)
+
+    def half(tail: float) -> np.ndarray:
+        """Half the width of the interval, as `Difference.critical` has it."""
+        of_seed = _student(tail, seeds)
+        return (of_patients * -ndtri(tail) + (one + other) * of_seed) / error
+
+    size, wide, narrow = abs(found.value), half(LEVEL / tests / 2), half(LEVEL)
+    room = np.maximum(margin - narrow, 0)
+    differ = ndtr((size - wide) / true)
+    within = ndtr((room - size) / true) - ndtr((-room - size) / true)
+    return float(differ.mean()), float(within.mean())
+
+
+GRID = 16
+"""Points of the grid of `_power` along each side."""
 
 
 def _smallest(enough, start: int, most: int) -> int | None:

@@ -107,9 +107,10 @@ def inside_unlabeled(run: Run, dataset: Dataset) -> pd.DataFrame:
         labels, values = part["label"].to_numpy(int), part["score"].to_numpy()
         if set(labels) != {0, 1}:
             continue
-        weights = metrics.patient_weights(labels, part["patient"].to_numpy(str))
-        low, high = metrics.interval(metrics.weighted_auc_ap(labels, values, weights)[0])
-        area = metrics.auc(labels, values)
+        patients, area = part["patient"].to_numpy(str), metrics.auc(labels, values)
+        weights = metrics.patient_weights(labels, patients)
+        areas, _ = metrics.weighted_auc_ap(labels, values, weights)
+        low, high = metrics.auc_interval(area, areas, labels, patients)
         rows[name] = {"images": len(part), "AUC": area, "low": low, "high": high}
     return pd.DataFrame.from_dict(rows, orient="index").round(3)
 

@@ -229,14 +229,16 @@ def areas(table: pd.DataFrame) -> pd.DataFrame:
     return table if table.empty else table["AUC"]
 
 
-def run_ratio(data: str, budget: str, method: str, percent: int, seed: int) -> Run:
+def run_ratio(
+    data: str, budget: str, method: str, percent: int, seed: int, precision: str = ""
+) -> Run:
     """Train with an unlabeled mix of which `percent` are abnormal, as variant `ratio<percent>`.
 
     The mix has the same size at every ratio, and that of a smaller ratio lies in that of a larger
     one, as far as abnormal images go (`datasets.load`).
     """
     dataset = datasets.load(data, unlabeled_ratio=percent / 100)
-    return runs.run(method, dataset, budget, seed, variant=f"ratio{percent}")
+    return runs.run(method, dataset, budget, seed, variant=f"ratio{percent}", precision=precision)
 
 
 def ratios(data: str, budget: str) -> pd.DataFrame:

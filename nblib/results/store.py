@@ -13,6 +13,7 @@ import pandas as pd
 from nblib import __version__, metrics
 from nblib.files import digest, root, write_json, written_whole
 from nblib.methods import catalogue
+from nblib.training import budgets
 from nblib.training.runs import Run, read_scores, test_part
 
 PROJECT = Path(__file__).parents[2]
@@ -84,6 +85,12 @@ def one_set(results: list[Result], *same: str) -> None:
         values = {str(result.config[name]) for result in results}
         if len(values) > 1:
             raise ValueError(f"One table cannot hold runs of several {name}s: {sorted(values)}.")
+
+
+def precisions(results: list[Result]) -> list[str]:
+    """The precisions that some results were trained in, 'bf16' before 'fp32'; none if in none."""
+    trained = [r.config for r in results if budgets.trains(r.config["method"])]
+    return sorted({config["precision"] for config in trained})
 
 
 def record(results: list[Result]) -> dict:

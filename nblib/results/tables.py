@@ -8,13 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from joblib import Memory
 from sklearn.metrics import average_precision_score
 
 from nblib import metrics
 from nblib.data import shortcuts
 from nblib.data.datasets import Dataset
 from nblib.data.labels import Labels
+from nblib.files import root
 from nblib.methods.catalogue import REFERENCES, entry
+from nblib.results import store
 from nblib.results.store import PROJECT, Result, one_set
 from nblib.training import budgets
 from nblib.training.runs import Run
@@ -25,31 +28,50 @@ PUBLISHED = PROJECT / "data" / "published.csv"
 class Resampled(NamedTuple):
     """The runs of one method on the test images, and on those of resampled patients.
 
-    scores: (seeds, n); auc, ap: (seeds, resamples).
+    scores: (seeds, n); area: AUC (seeds,); auc, ap: of resampled patients, (seeds, resamples).
     """
 
     scores: np.ndarray
+    area: np.ndarray
     auc: np.ndarray
     ap: np.ndarray
 
 
-def resampled(results: list[Result]) -> tuple[np.ndarray, np.ndarray, dict[str, Resampled]]:
+def resampled(
+    results: list[Result], resamples: int = metrics.RESAMPLES
+) -> tuple[np.ndarray, np.ndarray, dict[str, Resampled]]:
     """Labels and patients of the test images (n,), and `Resampled` of each method.
 
-    All runs scored the same images: their patients are resampled once, for every method. Raises
-    ValueError where results differ in set, budget or images.
+    All runs scored the same images: their patients are resampled once, for every method; and once
+    for all notebooks, since it is remembered in data/cache (but for another number of resamples,
+    as simulations have). Raises ValueError where results differ in set, budget or images.
     """
     one_set(results, "data")
     test = results[0].test
     labels, patients = test["label"].to_numpy(int), test["patient"].to_numpy(str)
-    weights = metrics.patient_weights(labels, patients)
+    scores = np.array([result.test["score"].to_numpy() for result in results])
+    cache = root() / "data" / "cache" / "resampled" if resamples == metrics.RESAMPLES else None
+    memory = Memory(cache, verbose=0)
+    areas, aucs, aps = memory.cache(_resampled)(labels, patients, scores, resamples)
+    memory.reduce_size(CACHE_BYTES)
     methods = {}
-    for method in dict.fromkeys(result.config["method"] for result in results):
-        own = [r for r in results if r.config["method"] == method]
-        scores = np.array([result.test["score"].to_numpy() for result in own])
-        pairs = [metrics.weighted_auc_ap(labels, values, weights) for values in scores]
-        methods[method] = Resampled(scores, *map(np.array, zip(*pairs, strict=True)))
+    names = np.array([result.config["method"] for result in results])
+    for method in dict.fromkeys(names):
+        own = names == method
+        methods[method] = Resampled(scores[own], areas[own], aucs[own], aps[own])
     return labels, patients, methods
+
+
+CACHE_BYTES = 2 * 10**8
+"""What remembered resamples may take on the disk; those of a hundred runs are 3 MB."""
+
+
+def _resampled(labels: np.ndarray, patients: np.ndarray, scores: np.ndarray, resamples: int):
+    """AUC (runs,); AUC and AP of resampled patients (runs, resamples), of the scores (runs, n)."""
+    weights = metrics.patient_weights(labels, patients, resamples)
+    areas = np.array([metrics.auc(labels, values) for values in scores])
+    pairs = [metrics.weighted_auc_ap(labels, values, weights) for values in scores]
+    return areas, *map(np.array, zip(*pairs, strict=True))
 
 
 def table(results: list[Result]) -> pd.DataFrame:
@@ -62,23 +84,25 @@ def table(results: list[Result]) -> pd.DataFrame:
     patients, for these very seeds; auc_seed_sd: deviation between seeds, NaN with one seed.
     Raises ValueError where results differ in set, budget or images.
     """
-    labels, _, methods = resampled(results)
+    labels, patients, methods = resampled(results)
     rows = []
     for method, found in methods.items():
         own = [r for r in results if r.config["method"] == method]
-        aucs = [metrics.auc(labels, values) for values in found.scores]
-        auc_low, auc_high = metrics.interval(found.auc.mean(0))
-        ap_low, ap_high = metrics.interval(found.ap.mean(0))
+        area = np.mean(found.area)
+        precision = np.mean([average_precision_score(labels, v) for v in found.scores])
+        auc_low, auc_high = metrics.auc_interval(area, found.auc.mean(0), labels, patients)
+        ap_low, ap_high = metrics.ap_interval(precision, found.ap.mean(0), labels, patients)
         row = {
             "method": method,
             "uses": entry(method).uses,
             "reference": method in REFERENCES.values(),
             "seeds": len(own),
-            "auc": np.mean(aucs),
+            "precision": ", ".join(store.precisions(own)),
+            "auc": area,
             "auc_low": auc_low,
             "auc_high": auc_high,
-            "auc_seed_sd": np.std(aucs, ddof=1) if len(aucs) > 1 else np.nan,
-            "ap": np.mean([average_precision_score(labels, v) for v in found.scores]),
+            "auc_seed_sd": np.std(found.area, ddof=1) if len(own) > 1 else np.nan,
+            "ap": precision,
             "ap_low": ap_low,
             "ap_high": ap_high,
         }
@@ -219,7 +243,8 @@ def chosen_checkpoints(results: list[Result]) -> pd.DataFrame:
 
     last: AUC of the last checkpoint, which is what every table here shows; aucp: of that with the
     highest AUCp, which needs no label; oracle: the best on the test part, which is chosen by
-    looking at its labels; flattery: oracle - last.
+    looking at its labels; flattery: oracle - last. All three on the test images that are scored
+    at checkpoints, at most `runs.WATCHED`: the tables' AUC is that of all.
     """
     rows = []
     for result in results:

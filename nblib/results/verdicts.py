@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from nblib.results import tables, write
+from nblib import metrics
+from nblib.results import store, tables, write
 from nblib.results.differences import (
+    FEWEST,
     LEVEL,
     MARGIN,
     Difference,
@@ -19,7 +21,7 @@ from nblib.results.questions import PAIRS, QUESTIONS
 from nblib.results.store import Result
 
 DIFFERS, WITHIN = "differs", "differs, but within the margin"
-EQUIVALENT, CANNOT_TELL = "equivalent", "cannot tell"
+EQUIVALENT, CANNOT_TELL, NOT_TESTED = "equivalent", "cannot tell", "not tested"
 
 
 def verdict(found: Difference, adjusted_p: float, margin: float = MARGIN) -> str:
@@ -35,24 +37,35 @@ def verdict(found: Difference, adjusted_p: float, margin: float = MARGIN) -> str
     return EQUIVALENT if inside else CANNOT_TELL
 
 
-def answers(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
+def answers(
+    results: list[Result], margin: float = MARGIN, resamples: int = metrics.RESAMPLES
+) -> pd.DataFrame:
     """Every pair of `QUESTIONS` of which both methods have run, a row each.
 
     difference: AUC of `method` minus that of `against`, with its 95 % interval (low, high), the
     error and its two parts, p and p_holm (over all pairs of the family), the answer, and
     what would be needed where it cannot be told. never_equivalent: see there. one_run and
     one_run_p: the difference and p of `delong` between the first seeds of both.
-    NaN where a method has run with one seed. Raises ValueError where results differ in set, budget
-    or images.
+    NaN where a method has run with one seed. Not tested are networks that were trained in different
+    precision: what differs would be the processor as well as the method. Raises ValueError where
+    results differ in set, budget or images.
     """
-    labels, patients, methods = tables.resampled(results)
-    rows, differences = [], []
+    labels, patients, methods = tables.resampled(results, resamples)
+    precision_of = {
+        name: store.precisions([r for r in results if r.config["method"] == name])
+        for name in methods
+    }
+    rows, differences, tested = [], [], len(np.unique(patients))
     for question in QUESTIONS:
         for pair in question.pairs:
             if not set(pair) <= set(methods):
                 continue
             one, other = (methods[name] for name in pair)
-            found = combined(labels, patients, (one.scores, other.scores), (one.auc, other.auc))
+            found = combined((one.area, other.area), (one.auc, other.auc), tested)
+            own, others = (precision_of[name] for name in pair)
+            comparable = not own or not others or len({*own, *others}) == 1
+            if not comparable:
+                found = found._replace(seed_variances=(np.nan, np.nan))
             one_run = delong(labels, patients, one.scores[0], other.scores[0])
             low, high = found.interval()
             low_90, high_90 = found.interval(0.9)
@@ -65,6 +78,9 @@ def answers(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
                     "against": pair[1],
                     "seeds": found.seeds[0],
                     "seeds_against": found.seeds[1],
+                    "precision": ", ".join(own),
+                    "precision_against": ", ".join(others),
+                    "comparable": comparable,
                     "difference": found.value,
                     "low": low,
                     "high": high,
@@ -87,6 +103,7 @@ def answers(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
     table["answer"] = [
         verdict(d, p, margin) for d, p in zip(differences, table["p_holm"], strict=True)
     ]
+    table.loc[~table["comparable"], "answer"] = NOT_TESTED
     missing = [
         needed(found, count, margin) if answer == CANNOT_TELL else None
         for found, count, answer in zip(differences, tests, table["answer"], strict=True)
@@ -94,14 +111,14 @@ def answers(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
     table["needed"] = [_in_words(m, d) for m, d in zip(missing, differences, strict=True)]
     table["never_equivalent"] = [never_equivalent(found, margin) for found in differences]
     table["patients"] = [found.patients for found in differences]
-    return table
+    return table.drop(columns="comparable")
 
 
 def _in_words(missing: Needed | None, found: Difference) -> str:
     """What would be needed, as a sentence without its stop; empty where nothing is."""
     if min(found.seeds) < 2:
         which = "each" if max(found.seeds) < 2 else ("the first", "the second")[found.seeds[1] < 2]
-        return f"a second seed of {which} at least, better three"
+        return f"{FEWEST} seeds of {which} at least, better five"
     if missing is None:
         return ""
     ways = []
@@ -130,6 +147,11 @@ def sentences(table: pd.DataFrame) -> list[str]:
 
 def _sentence(row) -> str:
     pair = f"`{row.method}` {{}} `{row.against}`"
+    if row.answer == NOT_TESTED:
+        return (
+            f"{pair.format('against')}: not tested, since the one was trained in "
+            f"{row.precision}, the other in {row.precision_against}."
+        )
     if row.low != row.low:  # one seed
         return (
             f"{pair.format('against')}: cannot tell from one seed ({row.one_run:+.3f} AUC between "
@@ -181,7 +203,7 @@ def legend(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
     words = [
         f"Set {config['set']}, budget {config['budget']}. Difference of AUC of the means over the "
         "seeds, 95 % interval from the error of patients (resampled, the same for both methods) "
-        "and that of seeds (their variance, Welch).",
+        "and that of seeds (their variance; Cochran and Cox).",
         f"p by Holm over all listed pairs of a family ({counts}); intervals, and equivalence "
         f"(within a margin of {margin:g}), pair by pair, are not corrected.",
         "What would be needed holds if the true difference is the measured one.",

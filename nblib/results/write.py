@@ -8,7 +8,7 @@ import pandas as pd
 from nblib.data import shortcuts
 from nblib.files import root, write_json, written_whole
 from nblib.methods.catalogue import entry
-from nblib.results.store import Result, record
+from nblib.results.store import Result, precisions, record
 from nblib.results.tables import (
     LOCALISATION_WORDS,
     changed,
@@ -73,6 +73,21 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
     return " ".join(lines)
 
 
+def precision_words(results: list[Result]) -> list[str]:
+    """A sentence with the precision that networks were trained in, by method where they differ."""
+    trained = [r for r in results if precisions([r])]
+    if not trained:
+        return []
+    of: dict[str, list[str]] = {}
+    for method in dict.fromkeys(r.config["method"] for r in trained):
+        own = precisions([r for r in trained if r.config["method"] == method])
+        of.setdefault(" and ".join(own), []).append(method)
+    usual = max(of, key=lambda name: len(of[name]))
+    others = [f"{', '.join(names)} in {name}" for name, names in of.items() if name != usual]
+    words = f"Networks were trained in {usual}"
+    return [f"{words}, but {'; '.join(others)}." if others else f"{words}."]
+
+
 def shortcut_warning(results: list[Result]) -> list[str]:
     """A sentence where a shortcut of the set, as kept, reaches what methods reach; else none."""
     found, chance = shortcuts.kept_shortcuts(results[0].config["set"])
@@ -110,7 +125,7 @@ def save_table(
     the set's shortcuts, in Markdown with `below` behind it; .json: the record of the runs.
     """
     config = results[0].config
-    caption = " ".join([caption, *shortcut_warning(results)])
+    caption = " ".join([caption, *precision_words(results), *shortcut_warning(results)])
     stem = root() / "figures" / config["set"] / config["budget"] / name
     latex = printed.style.hide(axis="index").format(escape="latex")
     latex = latex.format_index(escape="latex", axis=1)

@@ -66,3 +66,8 @@ def arguments(method: str, budget: str, size: int = 64, channels: int = 1, **ove
             f"It has: {', '.join(resolved) or 'none'}."
         )
     return resolved | overrides
+
+
+def trains(method: str) -> bool:
+    """Whether a method has steps to train, with an optimiser: what is fitted at once has not."""
+    return "steps" in arguments(method, "thesis")

@@ -36,7 +36,7 @@ from nblib.files import digest, one_writer, root, write_json, written_whole
 from nblib.methods.catalogue import companions, entry
 from nblib.methods.method import Method, detect_all
 from nblib.training import budgets
-from nblib.training.loop import best_device, best_precision, fit
+from nblib.training.loop import PRECISIONS, best_device, fit, usual_precision
 
 TRAINING_SOURCES = (
     "data/batches.py",
@@ -91,7 +91,7 @@ class Run:
 
     @functools.cached_property
     def watched(self) -> pd.DataFrame:
-        """Scores of the test images, (images, checkpoints), by name and step; empty if none."""
+        """Scores of at most `WATCHED` test images, (images, checkpoints), by name and step."""
         return _watched(self.folder)
 
     @functools.cached_property
@@ -168,13 +168,16 @@ def run(
     variant: str = "base",
     choice: str = "last",
     held_out: float = 0.1,
+    precision: str = "",
     **overrides,
 ) -> Run:
     """Train a method of the catalogue and score a set, or take the finished run from its folder.
 
     A run that was cut off goes on from its last checkpoint. `variant` names a run whose size,
     ratio, parts or other arguments (`overrides`) differ from the budget's. choice: see
-    `loop.fit`. held_out: share of images kept from training, see `Dataset.hold_out`.
+    `loop.fit`. held_out: share of images kept from training, see `Dataset.hold_out`. precision:
+    'fp32', 'bf16', or '' for what the device trains in by default, see `loop.usual_precision`; a
+    method that does not train has none.
 
     Raises RunError where the folder holds a finished run of another configuration.
     """
@@ -182,7 +185,10 @@ def run(
     parts = [name for name, value in overrides.items() if not isinstance(value, plain)]
     if parts:
         raise ValueError(f"{', '.join(parts)}: parts are chosen in the catalogue, not here.")
+    if precision not in ("", *PRECISIONS):
+        raise ValueError(f"precision is '{precision}', but must be {' or '.join(PRECISIONS)}.")
     device = best_device()
+    precision = (precision or usual_precision(device)) if budgets.trains(method) else ""
     arguments = budgets.arguments(method, budget, dataset.size, dataset.channels, **overrides)
     identity = {
         "set": dataset.name,
@@ -194,12 +200,12 @@ def run(
         "held_out": held_out,
         "size": dataset.size,
         "channels": dataset.channels,
+        "precision": precision,
         "data": dataset.fingerprint,
         "arguments": {name: _plain(value) for name, value in arguments.items()},
     }
     made_with = {
         "code": code_digest(method),
-        "precision": best_precision(device),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "conversion": dataset.conversion,
@@ -226,6 +232,7 @@ def run(
             seed,
             here / "checkpoint.pt",
             choice,
+            precision,
             watch=functools.partial(_watch, here, seen) if _watchable(model, seen) else None,
             what=f"{method} on {dataset.name}",
         )
@@ -290,6 +297,8 @@ def _is_finished(here: Path, identity: dict, code: str) -> bool:
     # Arguments that came later, or have gone, say nothing against a run of before.
     given = {k: v for k, v in config["arguments"].items() if k in identity["arguments"]}
     config |= {"arguments": identity["arguments"] | given}
+    if not identity["precision"]:
+        config["precision"] = ""  # which was written down of every run, once
     other = [name for name, value in identity.items() if config.get(name) != value]
     finished = (here / "metrics.json").exists()
     if finished and other:
@@ -314,12 +323,21 @@ def _watchable(model: Method, dataset: Dataset) -> bool:
     return not model.optimises and len(dataset.test) > 0
 
 
+WATCHED = 500
+"""How many test images are scored at each checkpoint, at most; all are scored at the end."""
+
+
 def _watch(here: Path, dataset: Dataset, model: Method, step: int) -> None:
-    """Note the scores of the test images at a checkpoint. A resumed training notes them again."""
+    """Note the scores of some test images at a checkpoint. A resumed training notes them again.
+
+    They are a sample of the set's, the same for every run of it.
+    """
     table = _watched(here)
     table = table.loc[:, [done for done in table if done < step]]
-    scores = detect_all(model, dataset.test.images).score
-    table = pd.concat([table, pd.Series(scores, dataset.test.names, name=step)], axis=1)
+    n = len(dataset.test)
+    index = np.sort(np.random.default_rng(0).choice(n, min(n, WATCHED), replace=False))
+    scores = detect_all(model, dataset.test.images[index]).score
+    table = pd.concat([table, pd.Series(scores, dataset.test.names[index], name=step)], axis=1)
     with written_whole(here / "watched.csv", "w") as file:
         table.rename_axis("image").to_csv(file)
 

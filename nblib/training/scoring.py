@@ -61,12 +61,16 @@ def score(source: str | Path, run: Run | str | Path, out: str | Path | None = No
     return table[TABLE_COLUMNS]
 
 
-def chosen_run(run: str, method: str, dataset: Dataset, budget: str, seed: int) -> Run:
+def chosen_run(
+    run: str, method: str, dataset: Dataset, budget: str, seed: int, precision: str = ""
+) -> Run:
     """The finished run in the folder `run` or, where that is '', one of `dataset`, made if need be.
 
     Raises FileNotFoundError where there is no finished run in the folder.
     """
-    return _finished_run(run) if run else runs.run(method, dataset, budget, seed)
+    return (
+        _finished_run(run) if run else runs.run(method, dataset, budget, seed, precision=precision)
+    )
 
 
 def table_file(run: Run, source: str | Path) -> Path:

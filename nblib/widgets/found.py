@@ -16,7 +16,7 @@ from nblib.files import root
 from nblib.methods.catalogue import METHODS
 from nblib.methods.method import Detection, Method, detect_all
 from nblib.training import runs
-from nblib.training.budgets import BUDGETS, arguments
+from nblib.training.budgets import BUDGETS, trains
 from nblib.training.runs import Run
 
 
@@ -58,7 +58,7 @@ def in_progress() -> list[Key]:
     """
     done = set(finished())
     begun = [key for key in _runs_with("config.json") if key not in done]
-    training = [key for key in begun if "steps" in arguments(key.method, key.budget)]
+    training = [key for key in begun if trains(key.method)]
     return sorted(training, key=saved_at, reverse=True)
 
 

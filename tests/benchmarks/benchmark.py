@@ -28,7 +28,7 @@ from nblib.methods.layers import LeakyReLU
 from nblib.methods.losses import gradient_penalty
 from nblib.methods.method import detect_all
 from nblib.methods.sagan import SAGAN
-from nblib.training.loop import best_device, best_precision, next_update
+from nblib.training.loop import best_device, next_update
 
 DEVICE = best_device()
 
@@ -167,7 +167,7 @@ if __name__ == "__main__":
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--bf16", action="store_true", help="time it where it is not native too")
     given = parser.parse_args()
-    native = best_precision(DEVICE) == "bf16"
+    native = DEVICE == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16")
     print(f"{DEVICE}, {torch.get_num_threads()} threads, bf16 {'' if native else 'not '}native")
     for width in given.widths:
         training(width, 16, given.turns, native or given.bf16)

@@ -13,7 +13,7 @@ from nblib.methods.method import Detection, Method
 from nblib.results import costs
 from nblib.results.costs import Counter, networks, throughput
 from nblib.training import budgets
-from nblib.training.loop import best_device, best_precision
+from nblib.training.loop import best_device, usual_precision
 
 SCORING, TRAINING = "scoring an image, MFLOP", "training with an image, MFLOP"
 TRAINED = [name for name in METHODS if "steps" in budgets.arguments(name, "smoke")]
@@ -210,7 +210,7 @@ def test_counting_leaves_gradients_on_and_is_the_same_again(name):
 class Alternating(Method):
     """A critic that learns at every step, a generator that learns at every other."""
 
-    def __init__(self, size=4, batch_size=8, penalty=False):
+    def __init__(self, size=4, batch_size=8, steps=8, penalty=False):
         super().__init__()
         self.G, self.D = nn.Linear(1000, 500, bias=False), nn.Linear(500, 2000, bias=False)
         self.batch_size, self.penalty = batch_size, penalty
@@ -219,7 +219,7 @@ class Alternating(Method):
         return {name: torch.optim.SGD(getattr(self, name).parameters(), 1.0) for name in "DG"}
 
     def updates(self, batch, step):
-        x = torch.ones(len(batch.normal), 1000)
+        x = torch.ones(len(batch.normal), 1000, device=batch.normal.device)
         with torch.no_grad():
             made = self.G(x)
         value = self.D(made).sum()
@@ -233,7 +233,9 @@ class Alternating(Method):
             yield "G", {"value": self.D(self.G(x)).sum()}
 
     def detect(self, x):
-        return Detection({"value": self.D(self.G(torch.ones(len(x), 1000))).sum(1)})
+        return Detection(
+            {"value": self.D(self.G(torch.ones(len(x), 1000, device=x.device))).sum(1)}
+        )
 
 
 G, D = 2 * 1000 * 500, 2 * 500 * 2000
@@ -316,7 +318,7 @@ def test_a_turn_trains_two_steps_and_says_how_long_it_took(monkeypatch):
     original = costs.take_step
     monkeypatch.setattr(costs, "take_step", lambda *a: (taken.append(a[-2:]), original(*a)))
     turn = costs._timed_steps("sagan", "smoke", 64, 1)
-    precision = best_precision(best_device())  # what a training computes in
+    precision = usual_precision(best_device())  # what a training computes in
     assert 0 < turn() < 60 and taken == [(0, precision), (1, precision)]
 
 

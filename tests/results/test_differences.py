@@ -41,22 +41,31 @@ def test_an_interval_over_images_lies_where_patients_have_several():
     assert missed["images"] / 200 > 0.15 and missed["patients"] / 200 < 0.1
 
 
-def test_welch_and_satterthwaite_as_scipy_has_them():
-    """Where the patients add nothing it is Welch's t test of the AUCs of the seeds."""
+def test_the_critical_value_is_cochrans_and_coxs_weighted_mean_of_quantiles():
+    found = Difference(0.05, 0.01**2, np.nan, (0.02**2, 0.03**2), (4, 3), 50)
+    for tail in (0.025, 0.05, 1e-4):
+        above = (
+            1 * stats.norm.isf(tail) + 4 * stats.t.isf(tail, 3) + 9 * stats.t.isf(tail, 2)
+        ) / 14
+        assert np.isclose(found.critical(tail), above)
+        error = np.sqrt(14) * 0.01
+        assert np.allclose(
+            found.interval(1 - 2 * tail), (0.05 - above * error, 0.05 + above * error)
+        )
+    # p is the level at which the interval ends at zero.
+    assert np.isclose(found.interval(1 - found.p)[0], 0, atol=1e-9)
+
+
+def test_where_patients_add_nothing_equal_seeds_are_students_t_with_one_degree_less():
     random = np.random.default_rng(2)
-    one, other = random.normal(0.8, 0.02, 4), random.normal(0.78, 0.05, 3)
-    found = Difference(
-        one.mean() - other.mean(),
-        0.0,
-        0.0,
-        (one.var(ddof=1) / 4, other.var(ddof=1) / 3),
-        (4, 3),
-        50,
-    )
-    expected = stats.ttest_ind(one, other, equal_var=False)
-    assert np.isclose(found.p, expected.pvalue)
-    between = expected.confidence_interval(0.9)
-    assert np.allclose(found.interval(0.9), (between.low, between.high))
+    one, other = random.normal(0.8, 0.02, 4), random.normal(0.78, 0.05, 4)
+    variances = one.var(ddof=1) / 4, other.var(ddof=1) / 4
+    found = Difference(one.mean() - other.mean(), 0.0, 0.0, variances, (4, 4), 50)
+    statistic = stats.ttest_ind(one, other, equal_var=False).statistic
+    assert np.isclose(found.p, 2 * stats.t.sf(abs(statistic), 3))
+    alone = Difference(0.05, 0.02**2, 0.0, (0.0, 0.0), (4, 4), 50)
+    assert np.isclose(alone.p, 2 * stats.norm.sf(2.5))
+    assert Difference(0.9, 0.001**2, 0.0, (0.0, 0.0), (4, 4), 50).p == 0
 
 
 def test_a_difference_is_that_of_the_means_and_its_errors_those_of_its_parts():

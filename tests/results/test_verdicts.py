@@ -9,7 +9,8 @@ from scipy import stats
 from nblib.results import differences, questions, verdicts
 from nblib.results.differences import Difference
 from nblib.results.store import Result
-from nblib.results.verdicts import CANNOT_TELL, DIFFERS, EQUIVALENT, WITHIN, verdict
+from nblib.results.verdicts import CANNOT_TELL, DIFFERS, EQUIVALENT, NOT_TESTED, WITHIN, verdict
+from simulations.false_alarms import FILE, has_false_alarm
 
 
 def shift_for(difference, seed_noise=0.1, base=1.0):
@@ -37,9 +38,8 @@ def many(count, margin, resamples=80, seed=0, **settings):
     "settings",
     [
         {"patients": 60},
-        {"patients": 120, "seed_noise": 0.3},
         {"patients": 120, "seeds": 2},
-        {"patients": 120, "seeds": 5, "seed_noise": 0.3},
+        {"patients": 120, "seeds": 8, "seed_noise": 0.3},
     ],
     ids=str,
 )
@@ -47,7 +47,26 @@ def test_without_a_true_difference_it_says_so_at_most_at_its_level(settings):
     shares = many(TIMES, margin=0.01, **settings)
     # 5 %, and three standard deviations of a share of so many.
     assert shares.get(DIFFERS, 0) + shares.get(WITHIN, 0) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / TIMES)
-    assert shares.get(DIFFERS, 0) > 0.002  # it does test something
+    if settings.get("seeds") != 2:
+        assert shares.get(DIFFERS, 0) > 0.002  # it does test something
+
+
+@pytest.mark.parametrize("images, seeds, spread, times", [(700, 2, 0.0, 24), (100, 5, 0.8, 60)])
+def test_in_a_whole_family_of_equal_methods_it_seldom_says_that_any_differ(
+    images, seeds, spread, times
+):
+    """Two cells of data/simulated/false_alarms.csv. Of the first Welch's test had 31 %."""
+    given = images, seeds, spread, 60
+    shares = np.mean([has_false_alarm(seed, *given)[0] for seed in range(times)])
+    assert shares <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / times)
+
+
+def test_the_committed_simulation_stays_at_its_level():
+    table = pd.read_csv(FILE)
+    assert len(table) == 24 and (table["experiments"] >= 200).all()
+    error = np.sqrt(0.05 * 0.95 / table["experiments"])
+    assert (table["false alarms"] <= 0.05 + 2 * error).all()
+    assert (table["wrongly equivalent"] <= 0.05 + 3 * error).all()
 
 
 @pytest.mark.parametrize("settings", [{"patients": 200}, {"patients": 200, "seeds": 5}], ids=str)
@@ -67,7 +86,7 @@ def test_power_grows_with_patients_and_seeds():
 
 def test_equivalence_is_found_where_it_is_true_and_there_are_enough_patients():
     few = many(100, 0.05, patients=60, seed_noise=0.05)
-    many_patients = many(100, 0.05, patients=600, seed_noise=0.05)
+    many_patients = many(100, 0.05, patients=600, seeds=5, seed_noise=0.05)
     assert few.get(EQUIVALENT, 0) < 0.2 and many_patients[EQUIVALENT] > 0.5
 
 
@@ -93,7 +112,7 @@ def test_the_four_verdicts(value, error, expected):
     assert verdict(found, found.p) == expected
 
 
-def results_of(scores, labels, patients):
+def results_of(scores, labels, patients, precision="fp32"):
     """Results of a made-up set: {method: (seeds, n)}."""
     made = []
     for method, of_seeds in scores.items():
@@ -108,6 +127,7 @@ def results_of(scores, labels, patients):
                 }
             )
             config = dict(method=method, seed=seed, set="made up", budget="quick", size=8, data="x")
+            config["precision"] = precision
             made.append(Result(config, {}, table))
     return made
 
@@ -132,7 +152,28 @@ def test_answers_hold_each_listed_pair_that_has_run_and_say_it_in_words():
         in lines[0]
     )
     assert lines[1] == "**Do the gates help?**" and "is better than" in lines[2]
-    assert "cannot tell from one seed" in lines[4] and "a second seed of the second" in lines[4]
+    assert "cannot tell from one seed" in lines[4] and "3 seeds of the second at least" in lines[4]
+
+
+def test_networks_of_different_precision_are_not_tested_against_each_other():
+    random = np.random.default_rng(12)
+    labels, patients, sagan, other = experiment(random, 100, shift=1.5, seed_noise=0.01)
+    names = ("sagan_no_gates", "known_against_unlabeled")
+    made = results_of({"sagan": sagan}, labels, patients)
+    made += results_of(dict.fromkeys(names, other), labels, patients, "bf16")
+    table = verdicts.answers(made).set_index("against")
+    assert table.loc["sagan_no_gates", "answer"] == NOT_TESTED
+    assert np.isnan(table.loc["sagan_no_gates", ["p", "p_holm", "low", "high"]].astype(float)).all()
+    # What does not train has no precision, whatever its configuration says.
+    assert table.loc["known_against_unlabeled", "answer"] == DIFFERS
+    assert table.loc["known_against_unlabeled", "precision_against"] == ""
+    (line,) = [line for line in verdicts.sentences(table.reset_index()) if "gates`" in line]
+    assert "not tested, since the one was trained in fp32, the other in bf16" in line
+    mixed = results_of({"sagan": sagan[:1]}, labels, patients, "bf16") + made
+    table = verdicts.answers(mixed).set_index("against")
+    assert table.loc["sagan_no_gates", "answer"] == NOT_TESTED
+    assert table.loc["known_against_unlabeled", "precision"] == "bf16, fp32"
+    assert table.loc["known_against_unlabeled", "answer"] != NOT_TESTED
 
 
 def test_answers_of_all_equal_methods_never_say_better(monkeypatch):

@@ -9,7 +9,7 @@ from torch import nn
 from nblib.data.batches import HeldOut, Part
 from nblib.methods.method import Detection, Method, detect_all
 from nblib.training import loop
-from nblib.training.loop import TrainingError, best_precision, fit, rate_factor
+from nblib.training.loop import TrainingError, fit, rate_factor, usual_precision
 
 
 def part(values):
@@ -683,8 +683,14 @@ def test_a_finished_checkpoint_holds_no_optimisers(tmp_path):
     assert saved["finished"] and saved["optimizers"] == {}
 
 
+def test_every_processor_trains_in_single_precision_unless_asked(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert usual_precision("cpu") == "fp32"
+    with pytest.raises(ValueError, match="precision is 'fp16', but must be fp32 or bf16"):
+        train(Toy(steps=1), precision="fp16")
+
+
 def test_the_precision_is_single_or_bfloat():
-    assert best_precision("cpu") in ("fp32", "bf16")
     inside = []
 
     class Looking(Toy):

@@ -482,10 +482,40 @@ def test_a_run_that_was_cut_off_before_its_checkpoint_was_saved_scores_the_image
 
 
 def test_the_scores_of_a_chosen_checkpoint_are_those_noted_at_it(dataset):
-    chosen = run("sagan", dataset, "smoke", seed=4, choice="aucp", **FAST | dict(steps=16))
+    chosen = run("sagan", dataset, "smoke", seed=0, choice="aucp", **FAST | dict(steps=16))
     at = chosen.history.set_index("step")["aucp"].idxmax()
     assert list(chosen.watched) == [4, 8, 12, 16] and at < 16
     np.testing.assert_allclose(chosen.watched[at], scores_of_test(chosen), rtol=1e-5)
+
+
+def test_checkpoints_score_the_same_sample_of_the_test_images_in_every_run(dataset, monkeypatch):
+    monkeypatch.setattr(runs, "WATCHED", 6)
+    one, other = (run("alocc", dataset, "smoke", seed=s, variant="sample", rho=0.0) for s in (0, 1))
+    assert len(one.watched) == 6 and one.watched.index.equals(other.watched.index)
+    assert one.watched.index.isin(dataset.test.names).all()
+    at_the_end = one.test.set_index("image")["score"]
+    assert len(at_the_end) == 10
+    np.testing.assert_allclose(one.watched[8], at_the_end[one.watched.index], rtol=1e-4)
+
+
+def test_precision_is_part_of_what_a_run_is(dataset):
+    finished = run("alocc", dataset, "smoke", variant="precise", precision="bf16")
+    assert finished.config["precision"] == "bf16"
+    again = run("alocc", dataset, "smoke", variant="precise", precision="bf16")
+    assert again.folder == finished.folder
+    with pytest.raises(runs.RunError, match="finished run with another precision"):
+        run("alocc", dataset, "smoke", variant="precise")
+    assert run("alocc", dataset, "smoke").config["precision"] == "fp32"
+    with pytest.raises(ValueError, match="must be fp32 or bf16"):
+        run("alocc", dataset, "smoke", precision="half")
+
+
+def test_what_does_not_train_has_no_precision(dataset):
+    finished = run("pca16", dataset, "smoke", precision="bf16")
+    assert finished.config["precision"] == ""
+    file = finished.folder / "config.json"
+    file.write_text(file.read_text().replace('"precision": ""', '"precision": "bf16"'))
+    assert run("pca16", dataset, "smoke").folder == finished.folder, "a run of before"
 
 
 def test_a_method_that_optimises_for_each_image_is_scored_at_the_end_only(dataset):
