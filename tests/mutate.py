@@ -282,7 +282,7 @@ MUTATIONS = [
     ),
     Mutation(
         "nblib/metrics.py",
-        "np.sqrt(patients / (patients - 1))",
+        "np.sqrt(count / (count - 1))",
         "1",
         ("tests/test_metrics.py",),
     ),

@@ -194,8 +194,8 @@ def test_the_intervals_of_auc_and_ap_written_out():
     m = min(len(set(patients[labels == k])) for k in (0, 1))
     t = stats.t.ppf(0.975, m - 1) * np.sqrt(m / (m - 1))
 
-    def around(value, spread):
-        odds = value / (1 - value) * np.exp(np.array([-1, 1]) * t * spread)
+    def around(value, spread, bias=0.0):
+        odds = value / (1 - value) * np.exp(np.array([-1, 1]) * t * spread - bias)
         return odds / (1 + odds)
 
     linear = areas.std(ddof=1) / (area * (1 - area))
@@ -204,7 +204,8 @@ def test_the_intervals_of_auc_and_ap_written_out():
     assert np.allclose(found, around(area, (linear + curved) / 2))
     linear = precisions.std(ddof=1) / (precision * (1 - precision))
     found = metrics.ap_interval(precision, precisions, labels, patients)
-    assert np.allclose(found, around(precision, linear))
+    bias = np.log(precisions / (1 - precisions)).mean() - np.log(precision / (1 - precision))
+    assert np.allclose(found, around(precision, linear, bias))
 
 
 def test_a_perfect_method_is_not_said_to_be_perfect_for_ever():

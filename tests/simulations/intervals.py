@@ -42,7 +42,8 @@ def holds(seed, patients, prevalence, views, area, resamples):
     shared = np.sqrt(SHARED) * random.standard_normal(patients)[patient]
     own = np.sqrt(1 - SHARED) * random.standard_normal(len(patient))
     scores = np.sqrt(2) * stats.norm.ppf(area) * labels + shared + own
-    weights = metrics.patient_weights(labels, patient.astype(str), resamples, seed)
+    # With a seed of its own: from the same numbers would come the images and their resamples.
+    weights = metrics.patient_weights(labels, patient.astype(str), resamples, 10**6 + seed)
     areas, precisions = metrics.weighted_auc_ap(labels, scores, weights)
     found = [
         metrics.auc_interval(metrics.auc(labels, scores), areas, labels, patient),
