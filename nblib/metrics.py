@@ -77,64 +77,36 @@ def weighted_auc_ap(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray)
     return areas, precisions
 
 
-def auc_interval(
-    area: float, resampled: np.ndarray, labels: np.ndarray, patients: np.ndarray,
+def bounded_interval(
+    value: float, resampled: np.ndarray, labels: np.ndarray, patients: np.ndarray,
     level: float = 0.95,
 ) -> list[float]:  # fmt: skip
-    """The interval of an AUC, or of a mean of AUCs, from its values over resampled patients.
+    """The interval of an AUC or average precision, or of a mean of some, in 0 to 1.
 
-    On the logit scale, with Student's t of the class with fewer patients. What resampling says of
-    the spread there is too wide near 1, and its linear approximation too narrow: their mean holds
-    the truth about as often as promised, where the percentile interval does down to 76 %
+    resampled: its values over resampled patients. On the logit scale, with Student's t of the class
+    with fewer patients. What resampling says of the spread there is too wide near 1, and its linear
+    approximation too narrow: their mean is taken. Few patients flatter average precision: as much
+    as resampled values lie above `value` on average, it is taken to lie above the truth. Percentile
+    intervals hold the truth in down to 76 % where 95 are promised, these do about as promised
     (data/simulated/intervals.csv).
-    """
-    logits, linear = _on_the_logit_scale(area, resampled, labels, patients)
-    return _logit_interval(area, 0.0, (logits.std(ddof=1) + linear) / 2, labels, patients, level)
-
-
-def ap_interval(
-    precision: float, resampled: np.ndarray, labels: np.ndarray, patients: np.ndarray,
-    level: float = 0.95,
-) -> list[float]:  # fmt: skip
-    """As `auc_interval`, of average precision: with the linear approximation alone.
-
-    Few patients flatter average precision: as much as resampled ones lie above it on average, it is
-    taken to lie above the truth.
-    """
-    logits, linear = _on_the_logit_scale(precision, resampled, labels, patients)
-    bias = logits.mean() - logit(precision) if 0 < precision < 1 else 0.0
-    return _logit_interval(precision, bias, linear, labels, patients, level)
-
-
-def _on_the_logit_scale(value: float, resampled: np.ndarray, labels, patients):
-    """Logits of resampled values, and the linear approximation of their deviation."""
-    normal, abnormal = _patients_of(labels, patients)
-    ends = 1 / (4 * max(1, normal * abnormal))  # a quarter of what a pair of patients is worth
-    odds = value * (1 - value)
-    linear = float(np.std(resampled, ddof=1) / odds) if odds else 0.0
-    return logit(np.clip(resampled, ends, 1 - ends)), linear
-
-
-def _logit_interval(value: float, bias: float, spread: float, labels, patients, level: float):
-    """value: in 0 to 1; bias, spread: of its logit, and its standard error.
 
     Of a perfect value nothing varies: its other end is where so many patients in a row would be
     without a mistake with the probability that the interval leaves on that side.
     """
-    count, tail = min(_patients_of(labels, patients)), (1 - level) / 2
+    normal, abnormal = (len(np.unique(patients[labels == label])) for label in (0, 1))
+    count, tail = min(normal, abnormal), (1 - level) / 2
     if count < 2:
         return [0.0, 1.0]
     if value in (0, 1):
         end = tail ** (1 / count)
         return [end, 1.0] if value else [0.0, 1 - end]
+    ends = 1 / (4 * normal * abnormal)  # a quarter of what a pair of patients is worth
+    logits = logit(np.clip(resampled, ends, 1 - ends))
+    linear = np.std(resampled, ddof=1) / (value * (1 - value))
     # Resampled patients vary less than patients do, by one degree of freedom.
-    half = stdtrit(count - 1, 1 - tail) * spread * np.sqrt(count / (count - 1))
-    return [float(expit(logit(value) - bias + end)) for end in (-half, half)]
-
-
-def _patients_of(labels: np.ndarray, patients: np.ndarray) -> tuple[int, int]:
-    """How many patients have normal images, and how many abnormal ones."""
-    return tuple(len(np.unique(patients[labels == label])) for label in (0, 1))
+    spread = (logits.std(ddof=1) + linear) / 2 * np.sqrt(count / (count - 1))
+    middle, half = 2 * logit(value) - logits.mean(), stdtrit(count - 1, 1 - tail) * spread
+    return [float(expit(middle - half)), float(expit(middle + half))]
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> list[float]:
@@ -211,9 +183,9 @@ def detection(scores: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, flo
     area, precision = auc(labels, values), float(average_precision_score(labels, values))
     found = {
         "auc": area,
-        "auc_interval": auc_interval(area, areas, labels, patients),
+        "auc_interval": bounded_interval(area, areas, labels, patients),
         "ap": precision,
-        "ap_interval": ap_interval(precision, precisions, labels, patients),
+        "ap_interval": bounded_interval(precision, precisions, labels, patients),
     }
     found |= counts
     decided = decisions(scores)

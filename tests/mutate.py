@@ -307,8 +307,8 @@ MUTATIONS = [
     ),
     Mutation(
         "nblib/results/tables.py",
-        "auc_interval(area, found.auc.mean(0),",
-        "auc_interval(area, found.auc[0],",
+        "bounded_interval(area, found.auc.mean(0),",
+        "bounded_interval(area, found.auc[0],",
         ("tests/test_collection.py", "-k", "committed_table"),
     ),
     Mutation(

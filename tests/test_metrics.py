@@ -176,12 +176,12 @@ def test_intervals_over_patients_are_wider_where_images_cluster():
 
 def test_intervals_over_patients_hold_the_truth_about_as_often_as_they_say():
     hits = []
-    for seed in range(150):
+    for seed in range(250):
         labels, scores, patients = clustered(40, 4, seed + 1)
-        weights = metrics.patient_weights(labels, patients, 200)
+        weights = metrics.patient_weights(labels, patients, 200, 1000 + seed)
         areas = metrics.weighted_auc_ap(labels, scores, weights)[0]
         area = metrics.auc(labels, scores)
-        low, high = metrics.auc_interval(area, areas, labels, patients)
+        low, high = metrics.bounded_interval(area, areas, labels, patients)
         hits.append(low <= 0.6375 <= high)  # Phi(1 / sqrt(2 * (2 ** 2 + 0.2 ** 2)))
     assert 0.9 < np.mean(hits) < 0.99
 
@@ -189,34 +189,31 @@ def test_intervals_over_patients_hold_the_truth_about_as_often_as_they_say():
 def test_the_intervals_of_auc_and_ap_written_out():
     labels, scores, patients = clustered(40, 4)
     weights = metrics.patient_weights(labels, patients, 300)
-    areas, precisions = metrics.weighted_auc_ap(labels, scores, weights)
-    area, precision = metrics.auc(labels, scores), average_precision_score(labels, scores)
+    values = metrics.auc(labels, scores), average_precision_score(labels, scores)
     m = min(len(set(patients[labels == k])) for k in (0, 1))
     t = stats.t.ppf(0.975, m - 1) * np.sqrt(m / (m - 1))
-
-    def around(value, spread, bias=0.0):
-        odds = value / (1 - value) * np.exp(np.array([-1, 1]) * t * spread - bias)
-        return odds / (1 + odds)
-
-    linear = areas.std(ddof=1) / (area * (1 - area))
-    curved = np.log(areas / (1 - areas)).std(ddof=1)
-    found = metrics.auc_interval(area, areas, labels, patients)
-    assert np.allclose(found, around(area, (linear + curved) / 2))
-    linear = precisions.std(ddof=1) / (precision * (1 - precision))
-    found = metrics.ap_interval(precision, precisions, labels, patients)
-    bias = np.log(precisions / (1 - precisions)).mean() - np.log(precision / (1 - precision))
-    assert np.allclose(found, around(precision, linear, bias))
+    for value, drawn in zip(values, metrics.weighted_auc_ap(labels, scores, weights), strict=True):
+        logits, own = np.log(drawn / (1 - drawn)), np.log(value / (1 - value))
+        spread = (logits.std(ddof=1) + drawn.std(ddof=1) / (value * (1 - value))) / 2
+        middle = own - (logits.mean() - own)
+        odds = np.exp(middle + np.array([-1, 1]) * t * spread)
+        found = metrics.bounded_interval(value, drawn, labels, patients)
+        assert np.allclose(found, odds / (1 + odds))
 
 
 def test_a_perfect_method_is_not_said_to_be_perfect_for_ever():
     labels, ones = np.repeat([0, 1], [50, 10]), np.ones(100)
-    low, high = metrics.auc_interval(1.0, ones, labels, np.arange(60).astype(str))
+    low, high = metrics.bounded_interval(1.0, ones, labels, np.arange(60).astype(str))
     # Ten patients in a row are found with probability 2.5 % where one is with that of `low`.
     assert high == 1 and low**10 == pytest.approx(0.025)
-    assert metrics.ap_interval(1.0, ones, labels, np.arange(60).astype(str)) == [low, high]
-    assert metrics.auc_interval(0.0, 0 * ones, labels, np.arange(60).astype(str)) == [0, 1 - low]
+    assert metrics.bounded_interval(0.0, 0 * ones, labels, np.arange(60).astype(str)) == [
+        0,
+        1 - low,
+    ]
     one = np.array(["a"] * 50 + ["b"] * 10)
-    assert metrics.auc_interval(0.8, ones * 0.8, labels, one) == [0, 1], "one patient tells nothing"
+    assert metrics.bounded_interval(0.8, ones * 0.8, labels, one) == [0, 1], (
+        "one patient tells nothing"
+    )
 
 
 def test_interval_is_the_percentile_interval():
@@ -334,8 +331,9 @@ def test_detection_intervals_are_of_resampled_patients():
         quantiles = np.quantile(expected[name], [0.025, 0.975])
         assert np.allclose(found[f"{name}_interval"], quantiles)
     patients = test["patient"].to_numpy(str)
-    for name, of in (("auc", metrics.auc_interval), ("ap", metrics.ap_interval)):
-        whole = of(found[name], np.array(expected[name]), labels, patients)
+    for name in ("auc", "ap"):
+        values = np.array(expected[name])
+        whole = metrics.bounded_interval(found[name], values, labels, patients)
         assert np.allclose(found[f"{name}_interval"], whole)
 
 

@@ -110,7 +110,7 @@ def inside_unlabeled(run: Run, dataset: Dataset) -> pd.DataFrame:
         patients, area = part["patient"].to_numpy(str), metrics.auc(labels, values)
         weights = metrics.patient_weights(labels, patients)
         areas, _ = metrics.weighted_auc_ap(labels, values, weights)
-        low, high = metrics.auc_interval(area, areas, labels, patients)
+        low, high = metrics.bounded_interval(area, areas, labels, patients)
         rows[name] = {"images": len(part), "AUC": area, "low": low, "high": high}
     return pd.DataFrame.from_dict(rows, orient="index").round(3)
 

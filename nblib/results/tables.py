@@ -90,8 +90,8 @@ def table(results: list[Result]) -> pd.DataFrame:
         own = [r for r in results if r.config["method"] == method]
         area = np.mean(found.area)
         precision = np.mean([average_precision_score(labels, v) for v in found.scores])
-        auc_low, auc_high = metrics.auc_interval(area, found.auc.mean(0), labels, patients)
-        ap_low, ap_high = metrics.ap_interval(precision, found.ap.mean(0), labels, patients)
+        auc_low, auc_high = metrics.bounded_interval(area, found.auc.mean(0), labels, patients)
+        ap_low, ap_high = metrics.bounded_interval(precision, found.ap.mean(0), labels, patients)
         row = {
             "method": method,
             "uses": entry(method).uses,

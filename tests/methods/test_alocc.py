@@ -289,7 +289,7 @@ def test_some_dozens_of_steps_let_the_reconstruction_fall_and_a_square_raise_res
     method = ALOCC(size=32, width=8, batch_size=8, steps=50, lr=5e-3, rho=0.0)
     history = fit(method, normals_held_out(), precision="fp32", device="cpu")
     loss = history["R.reconstruction"]
-    assert loss.iloc[-5:].mean() < 0.25 * loss.iloc[:3].mean()
+    assert loss.iloc[-5:].mean() < 0.35 * loss.iloc[:3].mean()
     method.eval()
     x = to_float(torch.from_numpy(blobs(8, 1)))
     spoilt, square = with_square(x)

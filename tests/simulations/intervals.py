@@ -3,7 +3,7 @@
     python tests/simulations/intervals.py [--times 1000] [--resamples 400]
 
 Scores of patients with one or with one to four images each, of whom a tenth or half are abnormal,
-go through `metrics.auc_interval` and `metrics.ap_interval`; the truth is that of an infinite
+go through `metrics.bounded_interval`; the truth is that of an infinite
 population. Beside them the percentile interval. Writes data/simulated/intervals.csv.
 """
 
@@ -46,8 +46,10 @@ def holds(seed, patients, prevalence, views, area, resamples):
     weights = metrics.patient_weights(labels, patient.astype(str), resamples, 10**6 + seed)
     areas, precisions = metrics.weighted_auc_ap(labels, scores, weights)
     found = [
-        metrics.auc_interval(metrics.auc(labels, scores), areas, labels, patient),
-        metrics.ap_interval(average_precision_score(labels, scores), precisions, labels, patient),
+        metrics.bounded_interval(metrics.auc(labels, scores), areas, labels, patient),
+        metrics.bounded_interval(
+            average_precision_score(labels, scores), precisions, labels, patient
+        ),
         metrics.interval(areas),
         metrics.interval(precisions),
     ]
