@@ -51,7 +51,7 @@ def test_without_a_true_difference_it_says_so_at_most_at_its_level(settings):
         assert shares.get(DIFFERS, 0) > 0.002  # it does test something
 
 
-@pytest.mark.parametrize("images, seeds, spread, times", [(700, 2, 0.0, 24), (100, 5, 0.8, 60)])
+@pytest.mark.parametrize("images, seeds, spread, times", [(700, 2, 0.0, 20), (100, 5, 0.8, 30)])
 def test_in_a_whole_family_of_equal_methods_it_seldom_says_that_any_differ(
     images, seeds, spread, times
 ):
