@@ -9,6 +9,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from nblib.files import digest
+
 LISTS = {"train/0": 4, "train/unlabeled/0": 3, "train/unlabeled/1": 3, "test/0": 3, "test/1": 3}
 
 PLANTED = {
@@ -81,3 +83,9 @@ def header_of(pixels, syntax=ExplicitVRLittleEndian, **elements):
     for name, value in elements.items():
         setattr(header, name, value)
     return header
+
+
+def folder_digest(folder):
+    """A digest of the names and the bytes of all files in a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest(*(str(path).encode() + path.read_bytes() for path in files))

@@ -301,8 +301,8 @@ MUTATIONS = [
     ),
     Mutation(
         "nblib/results/differences.py",
-        "-stdtrit(seeds - 1, tail)",
-        "-stdtrit(seeds, tail)",
+        "-stdtrit(k - 1, tail)",
+        "-stdtrit(k, tail)",
         ("tests/results/test_differences.py",),
     ),
     Mutation(

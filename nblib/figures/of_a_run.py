@@ -207,13 +207,13 @@ def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) ->
     if run.test_restored is not None:
         rows["restored"] = run.test_restored[chosen]
     if run.test_map is not None:
-        rows["heat map"] = run.test_map[chosen]
+        rows["heat map"], limit = run.test_map[chosen], map_limit(run)
     figure, axes = blank(len(rows), len(chosen), height=len(rows) * WIDTH / len(chosen) * 1.15)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name)
         for cell, image, i in zip(line, images, chosen, strict=True):
             if name == "heat map":
-                shade = show_map(cell, image, map_limit(run))
+                shade = show_map(cell, image, limit)
             else:
                 show_image(cell, image)
             if labels.masks is not None and name != "restored":

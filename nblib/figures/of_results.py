@@ -206,13 +206,14 @@ def through_models(
     """
     rows, columns = len(chosen), len(runs) + 1
     figure, axes = blank(rows, columns, height=0.5 + rows * WIDTH / columns * 1.2)
+    limits = [map_limit(run) for run in runs]
     for line, (name, i) in zip(axes, chosen.items(), strict=True):
         show_image(line[0], dataset.test.images[i])
         if labels.masks is not None:
             outline(line[0], labels.masks[i])
         line[0].set_ylabel(name.replace(", ", ",\n"), fontsize=7)
-        for cell, run in zip(line[1:], runs, strict=True):
-            show_map(cell, run.test_map[i], map_limit(run))
+        for cell, run, limit in zip(line[1:], runs, limits, strict=True):
+            show_map(cell, run.test_map[i], limit)
             if labels.masks is not None:
                 outline(cell, labels.masks[i])
             _percentile(cell, run, i)

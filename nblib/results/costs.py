@@ -18,7 +18,7 @@ from nblib.methods.method import Method, detect_all
 from nblib.results import store, tables, write
 from nblib.results.store import Result
 from nblib.training import budgets
-from nblib.training.loop import PRECISIONS, best_device, take_step, usual_precision
+from nblib.training.loop import PRECISIONS, best_device, chosen_precision, take_step
 from nblib.training.runs import code_digest
 
 
@@ -305,7 +305,7 @@ def _timed_steps(
 ) -> Callable[[], float]:
     """A function that takes two steps of a method and gives the seconds that they took."""
     device = best_device()
-    precision = precision or usual_precision(device)
+    precision = chosen_precision(precision, device)
     method = entry(name).make(**budgets.arguments(name, budget, size, channels)).to(device).train()
     optimizers = method.optimizers()
     images = torch.rand((method.batch_size, channels, size, size), device=device) * 2 - 1

@@ -49,17 +49,8 @@ class Difference(NamedTuple):
         return float(np.sqrt(self.patient_variance + sum(self.seed_variances)))
 
     def critical(self, tail: float) -> float:
-        """How many errors the value must lie from 0 to be in a tail of so much probability.
-
-        Cochran and Cox (1950, section 4.14): quantiles of Student's t, one for each part of the
-        variance with that part's degrees of freedom (the patients' counts as known), weighted by
-        the parts. Welch's own degrees of freedom come from the very variances that chance made
-        small: with two or three seeds and many patients he is wrong up to six times too often
-        (data/simulated/false_alarms.csv).
-        """
-        parts = [self.patient_variance, *self.seed_variances]
-        of_seeds = [_student(tail, k) for k in self.seeds]
-        return float(np.average([-ndtri(tail), *of_seeds], weights=parts))
+        """How many errors the value must lie from 0 to be in a tail of so much probability."""
+        return float(_critical(tail, self.patient_variance, self.seed_variances, self.seeds))
 
     @property
     def p(self) -> float:
@@ -82,9 +73,19 @@ class Difference(NamedTuple):
         return float(self.value - half), float(self.value + half)
 
 
-def _student(tail: float, seeds: int) -> float:
-    """The quantile of Student's t of so many seeds above which there is `tail`; NaN of one."""
-    return -stdtrit(seeds - 1, tail) if seeds > 1 else np.nan
+def _critical(tail: float, patient_variance, seed_variances, seeds: tuple[int, int]):
+    """Cochran and Cox's critical value (1950, section 4.14), of numbers or of arrays of variances.
+
+    Quantiles of Student's t, one for each part of the variance with that part's degrees of freedom
+    (the patients' counts as known), weighted by the parts; NaN with one seed. Welch's own degrees
+    of freedom come from the very variances that chance made small: with two or three seeds and many
+    patients he is wrong up to six times too often (data/simulated/false_alarms.csv).
+    """
+    weighted, whole = patient_variance * -ndtri(tail), patient_variance
+    for variance, k in zip(seed_variances, seeds, strict=True):
+        weighted = weighted + variance * (-stdtrit(k - 1, tail) if k > 1 else np.nan)
+        whole = whole + variance
+    return weighted / whole
 
 
 def difference(
@@ -238,13 +239,12 @@ def _power(found: Difference, patients: float, seeds: int, tests: int, margin: f
     if true == 0:
         return float(found.value != 0), float(abs(found.value) < margin)
     factors = chdtri(seeds - 1, (np.arange(GRID) + 0.5) / GRID) / (seeds - 1)
-    one, other = (v.ravel() for v in np.meshgrid(*np.outer(of_seeds, factors)))
-    error = np.sqrt(of_patients + one + other)
+    measured = [v.ravel() for v in np.meshgrid(*np.outer(of_seeds, factors))]
+    error = np.sqrt(of_patients + sum(measured))
 
     def half(tail: float) -> np.ndarray:
-        """Half the width of the interval, as `Difference.critical` has it."""
-        of_seed = _student(tail, seeds)
-        return (of_patients * -ndtri(tail) + (one + other) * of_seed) / error
+        """Half the width of the interval."""
+        return _critical(tail, of_patients, measured, (seeds, seeds)) * error
 
     size, wide, narrow = abs(found.value), half(LEVEL / tests / 2), half(LEVEL)
     room = np.maximum(margin - narrow, 0)

@@ -42,6 +42,16 @@ def usual_precision(device: str) -> str:
     return "bf16" if has_it else "fp32"
 
 
+def chosen_precision(asked: str, device: str) -> str:
+    """The precision that is asked for, or where that is '' the device's usual one.
+
+    Raises ValueError for one that there is not.
+    """
+    if asked not in ("", *PRECISIONS):
+        raise ValueError(f"precision is '{asked}', but must be {' or '.join(PRECISIONS)}.")
+    return asked or usual_precision(device)
+
+
 def rate_factor(step: int, steps: int, decay: float) -> float:
     """What the rates are multiplied with: 1, then linear to `decay` over the second half."""
     return 1 - (1 - decay) * max(0.0, 2 * step / steps - 1)
@@ -53,7 +63,7 @@ def fit(
     seed: int = 0,
     checkpoint: Path | None = None,
     choice: str = "last",
-    precision: str | None = None,
+    precision: str = "",
     device: str | None = None,
     compile: bool | str = False,
     watch: Callable[[Method, int], None] | None = None,
@@ -72,8 +82,6 @@ def fit(
     `attrs["seconds"]`. Raises TrainingError at the first number that is not finite, before
     anything is saved.
     """
-    if precision not in (None, "", *PRECISIONS):
-        raise ValueError(f"precision is '{precision}', but must be {' or '.join(PRECISIONS)}.")
     if choice not in ("last", "aucp"):
         raise ValueError(f"choice is '{choice}', but must be last or aucp.")
     if choice == "aucp" and not (len(held.held_normal) and len(held.held_unlabeled)):
@@ -81,7 +89,7 @@ def fit(
     if choice == "aucp" and method.optimises:
         raise ValueError("choice='aucp' is not for a method that optimises for each image.")
     device = device or best_device()
-    precision = precision or usual_precision(device)
+    precision = chosen_precision(precision, device)
     method.to(device).train()
     began = time.monotonic()
     normal, unlabeled = held.normal.images, held.unlabeled.images

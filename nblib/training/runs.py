@@ -36,7 +36,7 @@ from nblib.files import digest, one_writer, root, write_json, written_whole
 from nblib.methods.catalogue import companions, entry
 from nblib.methods.method import Method, detect_all
 from nblib.training import budgets
-from nblib.training.loop import PRECISIONS, best_device, fit, usual_precision
+from nblib.training.loop import best_device, chosen_precision, fit
 
 TRAINING_SOURCES = (
     "data/batches.py",
@@ -185,10 +185,9 @@ def run(
     parts = [name for name, value in overrides.items() if not isinstance(value, plain)]
     if parts:
         raise ValueError(f"{', '.join(parts)}: parts are chosen in the catalogue, not here.")
-    if precision not in ("", *PRECISIONS):
-        raise ValueError(f"precision is '{precision}', but must be {' or '.join(PRECISIONS)}.")
     device = best_device()
-    precision = (precision or usual_precision(device)) if budgets.trains(method) else ""
+    chosen = chosen_precision(precision, device)
+    precision = chosen if budgets.trains(method) else ""
     arguments = budgets.arguments(method, budget, dataset.size, dataset.channels, **overrides)
     identity = {
         "set": dataset.name,

@@ -19,8 +19,8 @@ from pathlib import Path
 import papermill
 import pytest
 
+from files import folder_digest
 from nblib.data import datasets
-from nblib.files import digest
 from nblib.methods.catalogue import METHODS
 from nblib.training import budgets, loop, runs
 
@@ -158,13 +158,8 @@ def heat_map(page):
     return lambda: picture(page, "heat map")
 
 
-def runs_digest(root):
-    files = sorted(path for path in (root / "data" / "runs").rglob("*") if path.is_file())
-    return digest(*(str(path).encode() + path.read_bytes() for path in files))
-
-
 def test_the_explorer_in_jupyterlab(page, root, tmp_path):
-    before = runs_digest(root)
+    before = folder_digest(root / "data" / "runs")
     explorer, alone = page.locator(".nblib").first, page.locator(".nblib").nth(-2)
     about = page.locator(".nblib p").first
     assert "ganomaly on phantom (drawn, no patients), smoke, seed 0" in about.inner_text()
@@ -260,7 +255,7 @@ def test_the_explorer_in_jupyterlab(page, root, tmp_path):
         assert page.locator(".nblib").first.evaluate(wider) == 0
     explorer.get_by_role("button", name="clear", exact=True).click()
     changed(page, scores.count, 2)
-    assert runs_digest(root) == before
+    assert folder_digest(root / "data" / "runs") == before
 
 
 class Stopped(Exception):

@@ -14,9 +14,9 @@ import traitlets
 from PIL import Image
 from sklearn.metrics import roc_curve
 
+from files import folder_digest
 from nblib.data import datasets
 from nblib.data.batches import to_float
-from nblib.files import digest
 from nblib.training import runs
 from nblib.widgets import Explorer, Patch, Selection, Watch, panels, views
 from nblib.widgets.found import Key
@@ -113,11 +113,6 @@ def numbers(view):
 
 def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
-
-
-def folder_digest(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest(*(str(path).encode() + path.read_bytes() for path in files))
 
 
 # ------------------------------------------------------------------------------- the selection

@@ -4,8 +4,8 @@ import threading
 import pytest
 import torch
 
+from files import folder_digest
 from nblib.data import datasets
-from nblib.files import digest
 from nblib.methods.catalogue import METHODS
 from nblib.training import budgets, loop, runs
 from nblib.widgets import Watch
@@ -17,11 +17,6 @@ def dataset(set_writer, tmp_path):
     counts = {"train/0": 60, "train/unlabeled/0": 10, "train/unlabeled/1": 10}
     counts |= {"test/0": 17, "test/1": 14}
     return datasets.load(set_writer(tmp_path / "a set", counts, 16), 32)
-
-
-def folder_digest(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest(*(str(path).encode() + path.read_bytes() for path in files))
 
 
 class Stopped(Exception):
