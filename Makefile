@@ -6,12 +6,15 @@ SEEDS ?= 0
 # fp32 or bf16; empty: what the device trains in by default.
 PRECISION ?=
 JOBS ?= $(shell nproc)
+# Anything: at the budget quick the controls and the second form of each place code as well.
+ALL ?=
 # Tests of batches and of kernels mostly wait.
 TESTERS ?= $(shell expr $(JOBS) + 1)
 PYTHON ?= python3
 BIN = .venv/bin
 
-BATCH = --data '$(DATA)' --budget '$(BUDGET)' --seeds '$(SEEDS)' --precision '$(PRECISION)' --jobs $(JOBS)
+BATCH = --data '$(DATA)' --budget '$(BUDGET)' --seeds '$(SEEDS)' --precision '$(PRECISION)' --jobs $(JOBS) \
+	$(if $(ALL),--every)
 
 .PHONY: figures report ratios test lab bench simulate keep links strip
 

@@ -25,10 +25,10 @@ def _score(given: argparse.Namespace) -> None:
 
 
 def _batch(given: argparse.Namespace) -> None:
-    from nblib import notebooks
+    from nblib.batch import batch
 
     chosen = given.target, given.data, given.budget, given.seeds, given.precision
-    sys.exit(notebooks.batch(*chosen, given.jobs))
+    sys.exit(batch(*chosen, given.jobs, given.every))
 
 
 def _execute(given: argparse.Namespace) -> None:
@@ -108,6 +108,7 @@ def commands() -> Parser:
     precision = dict(choices=("", "fp32", "bf16"), default="", help="default: the device's own")
     argument("--precision", **precision)
     argument("--jobs", type=int, help="how many at a time; default: one a core")
+    argument("--every", action="store_true", help="quick: every method, controls as well")
 
     argument = command(
         _execute,

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock, Timeout
+
+from nblib.progress import say
 
 
 def root() -> Path:
@@ -35,6 +38,12 @@ def written_whole(path: Path, mode: str = "wb"):
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def unused(path: Path) -> Path:
+    """The first of `path`1, `path`2, ... that is not there."""
+    numbers = itertools.count(1)
+    return next(p for n in numbers if not (p := path.with_name(f"{path.name}{n}")).exists())
 
 
 def write_json(path: Path, value) -> None:
@@ -87,7 +96,7 @@ def one_writer(path: Path):
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{path.stem}: another process is writing this run; waiting for it", flush=True)
+        say(f"{path.stem}: another process is writing this; waiting for it")
         lock.acquire()
     try:
         yield

@@ -2,13 +2,11 @@
 
 import ast
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import nbformat
-from filelock import FileLock, Timeout
 
 from nblib.files import one_writer, root, written_whole
 
@@ -73,7 +71,7 @@ def execute(notebook: Path, executed: Path, parameters: dict, html: Path | None 
         try:
             papermill.execute_notebook(
                 notebook, executed, parameters, "nblib", progress_bar=False,
-                stdout_file=sys.stdout, cwd=notebook.parent,
+                stdout_file=sys.stdout, stderr_file=sys.stderr, cwd=notebook.parent,
             )  # fmt: skip
         except Exception as error:  # a failed cell, a dead kernel, a parameter, a broken file
             sys.exit(_failure(notebook.name, executed, error))
@@ -134,31 +132,6 @@ def write_index(folder: Path = HERE) -> list[Path]:
     return [file] if _rewritten(file, nb) else []
 
 
-def batch(
-    target: str, data: str, budget: str, seeds: str, precision: str = "", jobs: int | None = None
-) -> int:
-    """Run Snakemake on the notebooks, as the only batch of this root; returns its exit status.
-
-    target: all, report (tables and figures again from what there is; trains nothing) or ratios;
-    data, seeds: with commas between; precision: fp32, bf16 or '', which is the device's own.
-    Raises ValueError where another batch is running.
-    """
-    lock = root() / "data" / ".batch.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    snakemake = [sys.executable, "-m", "snakemake", "-s", str(HERE / "Snakefile"), "--nolock"]
-    snakemake += ["-j", str(jobs or os.cpu_count()), target]
-    snakemake += ["--forcerun", "results"] * (target == "report")
-    # Last, since it takes all words behind it.
-    snakemake += ["--config", f"data={data}", f"budget={budget}", f"seeds={seeds}"]
-    snakemake += [f"precision={precision}"] * bool(precision)
-    snakemake += ["as_it_is=1"] * (target == "report")
-    try:
-        with FileLock(lock, timeout=0):
-            return subprocess.run(snakemake, check=False).returncode
-    except Timeout:
-        raise ValueError(f"Another batch is running in {root()}.") from None
-
-
 def _parameters(nb) -> dict:
     """Name and default of each parameter, from the lines `name = literal` of the tagged cell."""
     tagged = [c.source for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
@@ -196,6 +169,10 @@ def _write_html(executed: Path, html: Path, title: str) -> None:
     without = {"enabled": True, "remove_cell_tags": ["navigation"]}
     exporter = HTMLExporter(config=Config(TagRemovePreprocessor=without))
     nb = nbformat.read(executed, 4)
+    front = root() / "figures" / "html" / "index.html"
+    if front.parent in html.absolute().parents:
+        back = os.path.relpath(front, html.absolute().parent)
+        nb.cells.insert(0, nbformat.v4.new_markdown_cell(f"[← All pages]({back})"))
     text, _ = exporter.from_notebook_node(nb, {"metadata": {"name": title}})
     with written_whole(html) as file:
         file.write(text.encode())

@@ -5,14 +5,19 @@ import sys
 import time
 from collections.abc import Iterator
 
-SECONDS_BETWEEN_LINES = 30
+SECONDS_BETWEEN_LINES = 60
+
+
+def say(words: str) -> None:
+    """A line for whoever watches. It goes where errors go: a batch hides what notebooks print."""
+    print(words, file=sys.stderr, flush=True)
 
 
 def progress(total: int, what: str, start: int = 0) -> Iterator[int]:
     """Count from `start` to `total`, showing how far the loop has come.
 
     A bar where somebody watches (JupyterLab, a terminal); elsewhere, as in papermill's log,
-    one printed line every 30 seconds and none for a loop that is shorter.
+    one printed line a minute and none for a loop that is shorter.
     """
     # JupyterLab names its session to the kernels it starts; papermill does not.
     if os.environ.get("JPY_SESSION_NAME"):
@@ -32,5 +37,5 @@ def _printed_lines(total: int, what: str, start: int) -> Iterator[int]:
         now = time.monotonic()
         if now - said >= SECONDS_BETWEEN_LINES:
             left = (now - began) / (i + 1 - start) * (total - i - 1)
-            print(f"{what}: {i + 1} of {total}, about {left / 60:.0f} min left", flush=True)
+            say(f"{what}: {i + 1} of {total}, about {left / 60:.0f} min left")
             said = now

@@ -21,14 +21,15 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
+from nblib import plan
 from nblib.data import phantom
-from nblib.methods.catalogue import METHODS, by_notebook
 from nblib.training import runs
 
 PROJECT = Path(__file__).parent.parent
 NOTEBOOK = """from nblib.data import datasets; from nblib.training import runs
+from nblib.methods.catalogue import by_notebook
 assert seed != 99, "made to fail"
-runs.run({method}, datasets.load(data), budget, seed)"""
+[runs.run(method, datasets.load(data), budget, seed) for method in {methods}]"""
 # A run of the budget `smoke` is over before it can be killed: the copy's `quick` is as small, but
 # has so many steps that it writes ten checkpoints in some seconds.
 SLOW = 'BUDGETS["quick"] = {"translation": BUDGETS["smoke"]["translation"] | dict(steps=60)}\n'
@@ -43,19 +44,18 @@ def project(tmp_path_factory):
         shutil.copytree(PROJECT / name, copy / name, ignore=ignored)
     with open(copy / "nblib" / "training" / "budgets.py", "a") as file:
         file.write(SLOW)
-    write_notebook(copy / "notebooks" / "22_sagan.ipynb", '"sagan"')
-    write_notebook(copy / "notebooks" / "02_trivial_baselines.ipynb", "method")
+    for name in ("22_sagan", "02_trivial_baselines"):
+        write_notebook(copy / "notebooks" / f"{name}.ipynb", f"by_notebook()[{name!r}]")
     return copy
 
 
-def write_notebook(file, method):
+def write_notebook(file, methods):
     parameters = 'data = "phantom"\nbudget = "quick"\nseed = 0\n'
-    parameters += 'method = "pca16"' * (method == "method")
     nb = new_notebook()
     nb.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nb.cells = [
         new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-        new_code_cell(NOTEBOOK.format(method=method)),
+        new_code_cell(NOTEBOOK.format(methods=methods)),
     ]
     nbformat.write(nb, file)
 
@@ -150,9 +150,9 @@ def metrics(root, method, budget, seed=0):
     return folder(root, method, budget, seed) / "metrics.json"
 
 
-def planned(output):
-    """The runs that a dry run plans."""
-    return set(re.findall(r"Job \d+: (\w+) on", output))
+def planned(output, behind=""):
+    """The runs that a dry run plans: methods, and notebooks that make theirs in one go."""
+    return set(re.findall(rf"Job \d+: (\w+) on \w+, {behind}", output))
 
 
 def same_numbers(one, other):
@@ -183,10 +183,8 @@ def test_a_batch_plans_every_run_page_and_table(tmp_path, tiny):
     assert counts["moved"] == "4"  # two sets, two seeds
     assert counts["page"] == str(2 * len(re.findall(r"Job \d+: (?:0[014]|61)_\w+ on tiny", output)))
     made = re.findall(r"Job \d+: (\w+) on (\w+), smoke, seed (\d)", output)
-    methods = {method for method, _, _ in made}
-    assert len(made) == len(set(made)) == len(methods) * 4
-    assert methods <= set(METHODS)
-    assert {"sagan", "mean_intensity", "known_against_unlabeled"} <= methods
+    assert len(made) == len(set(made)) == len(planned(output, "smoke, seed")) * 4
+    assert planned(output, "smoke, seed") == {*plan.NETWORKS, *plan.IN_ONE_GO}
     assert not list((tmp_path / "root").rglob("*.json")), "a dry run writes nothing"
 
 
@@ -217,10 +215,8 @@ def test_the_ratios_are_a_target_of_their_own(tmp_path, tiny):
 
 
 def test_every_committed_notebook_is_in_the_batch():
-    text = (PROJECT / "notebooks" / "Snakefile").read_text()
-    for file in (PROJECT / "notebooks").glob("[0-5][0-9]_*.ipynb"):
-        named = f'"{file.stem}"' in text or f"{file.stem}.ipynb" in text
-        assert named or file.stem in by_notebook(), f"add {file.stem}"
+    listed = {*plan.RUNS, *plan.PAGES, *plan.REPORTS, *plan.WITH_IMAGES, *plan.WITH_MAPS}
+    assert listed == {file.stem for file in (PROJECT / "notebooks").glob("[0-9]*.ipynb")}
 
 
 @pytest.mark.parametrize(
@@ -243,7 +239,7 @@ def test_runs_executed_copies_and_pages_are_where_they_belong(finished):
         assert runs.Run(target.parent).metrics["steps"] == (60 if "sagan" in str(target) else 0)
     executed = root / "data" / "executed" / "tiny" / "quick"
     html = root / "figures" / "html" / "tiny" / "quick"
-    for name in ("22_sagan-seed0", "02_trivial_baselines-mean_image-seed0"):
+    for name in ("22_sagan-seed0", "02_trivial_baselines-seed0"):
         assert nbformat.read(executed / f"{name}.ipynb", 4).metadata.papermill.exception is None
         assert "</html>" in (html / f"{name}.html").read_text()
     assert not (root.parent / ".snakemake" / "metadata").exists(), "records lie in the root"
@@ -259,7 +255,7 @@ def test_a_finished_batch_has_nothing_to_do_even_after_a_touch(project, tiny, fi
     # A seed more plans the runs of that seed only.
     more = [metrics(root, "sagan", "quick", seed) for seed in (0, 1)]
     code, output = batch(project, root, *more, "-n", data=tiny, budget="quick", seeds="0,1")
-    beside = ["known_against_unlabeled on tiny, quick, seed 1", "sagan on tiny, quick, seed 1"]
+    beside = ["02_trivial_baselines on tiny, quick, seed 1", "sagan on tiny, quick, seed 1"]
     assert sorted(re.findall(r"Job \d+: (.*)", output)) == beside
 
 
@@ -278,7 +274,7 @@ def test_an_edit_of_one_method_makes_its_runs_again_and_no_others(project, tiny,
     code, output = batch(project, root, *targets, data=tiny, budget="quick")
     own.write_text(texts[0])
     assert code == 0, output
-    assert planned(output) == {"mean_image", "known_against_unlabeled", "sagan"}
+    assert planned(output) == {"02_trivial_baselines", "sagan"}
     # The page that shows the reference beside is made again, but nothing that has not changed.
     assert runs.Run(targets[0].parent).config["code"] == before
     assert runs.Run(targets[1].parent).config["code"] != old
@@ -294,7 +290,7 @@ def test_an_edit_of_what_all_share_reaches_runs_behind_other_runs(project, tiny,
     shared.write_text(text + "\n\nCHANGED = 1\n")
     _, output = batch(project, root, *targets, "-n", data=tiny, budget="quick")
     shared.write_text(text)
-    assert planned(output) >= {"mean_image", "known_against_unlabeled", "sagan"}
+    assert planned(output) >= {"02_trivial_baselines", "sagan"}
 
 
 def test_a_failed_notebook_is_shown_and_its_copy_kept(project, tiny, tmp_path):
@@ -302,7 +298,7 @@ def test_a_failed_notebook_is_shown_and_its_copy_kept(project, tiny, tmp_path):
     target = metrics(root, "pca16", "smoke", 99)
     code, output = batch(project, root, target, "--retries", "0", data=tiny, seeds="99")
     assert code == 1
-    copy = root / "data/executed/tiny/smoke/02_trivial_baselines-pca16-seed99.ipynb"
+    copy = root / "data/executed/tiny/smoke/02_trivial_baselines-seed99.ipynb"
     head = "02_trivial_baselines.ipynb failed in its code cell 3: from nblib.data import datasets"
     assert head in output
     assert f"AssertionError: made to fail\nExecuted copy: {copy}\n" in output
@@ -314,7 +310,7 @@ def test_drawing_the_phantom_again_leaves_what_is_there(project, tmp_path, monke
     root = tmp_path / "root"
     small = dict(size=32, known_normal=4, unlabeled=(2, 2), test=(2, 2))
     there = phantom.write_phantom(root / "data" / "sets" / "phantom", **small) / "data.json"
-    stamp = there.parent.parent / ".phantom.drawn"
+    stamp = there.parent.parent / f".phantom.drawn{phantom.DRAWING}"
     stamp.touch()
     before = there.stat()
     code, output = batch(project, root, stamp, "--forcerun", "draw_phantom")

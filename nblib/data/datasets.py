@@ -5,7 +5,8 @@
                                   "test": {"0": [], "1": []}}: file names by part and label;
                                   "unlabeled" and "test" may each be a plain list of names whose
                                   labels are not known, and the one of "test" may be empty;
-                                  "conversion": how DICOM files became these images, see `dicom`
+                                  "conversion": how DICOM files became these images, see `dicom`;
+                                  "size": the side that images are scaled to, if not 64
     <set>/metadata.csv           optional: image, patient
     <set>/boxes.csv              optional: image, x, y, width, height in pixels of the file
     <set>/masks/<image>.png      optional: lesions of test images
@@ -28,9 +29,18 @@ from nblib.data import phantom
 from nblib.data.batches import HeldOut, Part
 from nblib.data.folders import prepare as prepare
 from nblib.data.images import MODES, picture, pixel_digest, scaled
-from nblib.data.split import PARTS, checked_split, in_both, part_of, some
-from nblib.files import DatasetError, digest, read_table, root, write_json, written_whole
-from nblib.progress import progress
+from nblib.data.split import PARTS, checked_split, in_both, named_size, part_of, some
+from nblib.files import (
+    DatasetError,
+    digest,
+    one_writer,
+    read_table,
+    root,
+    unused,
+    write_json,
+    written_whole,
+)
+from nblib.progress import progress, say
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,8 @@ def find(path_or_name: str | Path) -> Path:
     """The folder of a set, named by path or by its name.
 
     A name is looked up in `data/sets/` and in the folders of the variable NBLIB_SETS; the set
-    `phantom` is drawn where it is missing. Raises DatasetError, naming the places tried.
+    `phantom` is drawn where it is missing or of another version, which is set aside with its runs.
+    Raises DatasetError, naming the places tried.
     """
     given = Path(os.path.expanduser(path_or_name))
     shelves = [root() / "data" / "sets"]
@@ -97,20 +108,35 @@ def find(path_or_name: str | Path) -> Path:
     text = os.fspath(path_or_name)
     is_path = len(given.parts) != 1 or text in (".", "..") or os.sep in text
     tried = [given.absolute()] if is_path else [shelf.absolute() / given for shelf in shelves]
+    drawn = text == "phantom"
     for folder in tried:
-        if text and os.path.isdir(folder):
+        if text and os.path.isdir(folder) and (not drawn or phantom.is_current(folder)):
             return folder
-    if str(path_or_name) == "phantom":
-        return phantom.write_phantom(tried[0])
+    if drawn:
+        return _drawn(tried[0])
     places = ", ".join(str(folder) for folder in tried)
     raise DatasetError(
         [f"There is no set '{path_or_name}': looked for {places}. Name a folder, or a set there."]
     )
 
 
+def _drawn(folder: Path) -> Path:
+    """The drawn set, made; one of another version, and the runs on it, are set aside, not lost."""
+    with one_writer(folder.with_name(f".{folder.name}.lock")):
+        if folder.is_dir() and not phantom.is_current(folder):
+            aside = unused(root() / "data" / "aside" / folder.name)
+            aside.mkdir(parents=True)
+            folder.rename(aside / "set")
+            runs = root() / "data" / "runs" / folder.name
+            if runs.is_dir():
+                runs.rename(aside / "runs")
+            say(f"{folder} was not drawn by this version: it is drawn anew, {aside} has the old.")
+        return phantom.write_phantom(folder)
+
+
 def load(
     path_or_name: str | Path,
-    size: int = 64,
+    size: int | None = None,
     colour: str = "grey",
     unlabeled_ratio: float | None = None,
     unlabeled_size: int | None = None,
@@ -118,8 +144,9 @@ def load(
 ) -> Dataset:
     """Read, check and cache a set.
 
-    Images are decoded to `colour` ('grey' or 'rgb'), scaled to `size` x `size` (bilinear, the
-    aspect is not kept, as the benchmark does) and kept as uint8. 16-bit grey is divided by 257.
+    Images are decoded to `colour` ('grey' or 'rgb'), scaled to `size` x `size` (None: the size
+    that data.json names, or 64; bilinear, the aspect is not kept, as the benchmark does) and kept
+    as uint8. 16-bit grey is divided by 257.
     The unlabeled part is used whole; with `unlabeled_ratio` (share of abnormal images, 0 to 1)
     `unlabeled_size` images are drawn from it by `seed`, patient after patient, such that the
     abnormal ones of a smaller ratio are among those of a larger one.
@@ -129,10 +156,12 @@ def load(
     """
     if colour not in MODES:
         raise ValueError(f"colour is '{colour}', but must be one of {', '.join(MODES)}.")
-    if size < 1:
-        raise ValueError(f"size is {size}, but must be at least 1.")
     folder = find(path_or_name)
     split, problems = checked_split(folder / "data.json")
+    if size is None:
+        size = named_size(folder / "data.json")
+    if size < 1:
+        raise ValueError(f"size is {size}, but must be at least 1.")
     files = sorted({name for names in split.values() for name in names})
     images = image_folder(folder)
     if images is None:

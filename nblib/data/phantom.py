@@ -1,12 +1,16 @@
 """Chest-like radiographs drawn from a few formulae, with exact lesion masks.
 
-The phantom checks software and shows masks. It is not a benchmark: no ranking of methods and no
-verdict of any kind is ever drawn from it.
+The phantom shows methods at work, with masks, in less than a minute each. It is not a benchmark:
+drawing and the budget `quick` were shaped together so that the GANs of this project can be seen to
+work, and so no ranking of methods and no verdict of any kind is ever drawn from it. Films are hard
+for the reason that `22_sagan` gives, and the bowels hold gas of every extent, a variety that is
+normal: without it principal components alone find what is abnormal.
 
 Attenuation is summed along parallel rays (soft tissue and bone add, lung air takes away), then
 come scatter, blur, quantum noise and the exposure curve; dense is bright. Shapes live in
 coordinates relative to the picture: x runs from -1 (left edge, the patient's right side) to 1,
-y from -1 (top) to 1, so that one seed shows the same picture at every size.
+y from -1 (top) to 1, so that one seed shows the same picture at every size. Each picture is drawn
+at twice its size and averaged: many lines are thinner than a pixel.
 """
 
 import itertools
@@ -22,17 +26,20 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+DRAWING = 2
+"""Counts the versions of what is drawn: a set of another one is drawn anew."""
+
 # Ranges drawn once per patient: lengths in picture coordinates, the rest relative.
 BODY = {
     "depth": (0.85, 1.3),
     "torso": (0.86, 1.15),
     "shoulder": (-0.78, -0.62),
     "neck": (0.17, 0.24),
-    "breast": (-0.2, 0.25),
+    "breast": (-0.25, 0.4),
     "lung_x": (0.38, 0.44),
     "lung_half": (0.29, 0.36),
     "lung_top": (-0.78, -0.66),
-    "dome": (0.26, 0.52),
+    "dome": (0.34, 0.46),
     "dome_lift": (0.0, 0.08),
     "dome_bend": (0.8, 1.8),
     "bubble": (-0.1, 0.3),
@@ -42,7 +49,7 @@ BODY = {
     "arch": (0.07, 0.12),
     "vessels": (0.06, 0.18),
     "vessel_phase": (0, 2 * np.pi),
-    "bone": (0.6, 1.2),
+    "bone": (0.2, 2.0),
     "spine": (0.06, 0.085),
     "spine_bend": (-0.03, 0.03),
     "rib_phase": (0, 1),
@@ -66,11 +73,11 @@ VIEW = {
     "wire_y": (-0.5, 0.3),
     "wire_sway": (-0.1, 0.1),
     "wire_slope": (-0.5, 0.5),
-    "scatter": (0.1, 0.6),
+    "scatter": (0.3125, 0.3875),
     "blur": (0.006, 0.016),
-    "grain": (0.002, 0.008),
-    "level": (-0.45, 0.45),
-    "latitude": (0.5, 1.0),
+    "grain": (0.0006, 0.0024),
+    "level": (-0.0675, 0.0675),
+    "latitude": (0.46, 0.54),
     "field_x": (0.9, 1.6),
     "field_y": (0.92, 1.6),
 }
@@ -123,28 +130,33 @@ def radiograph(patient, view, abnormal, size=128, seed=0):
     """
     body, rng = _sample(_stream(seed, patient, 0), BODY), _stream(seed, patient, 3 + view)
     pose = _sample(rng, VIEW)
-    across, down = _grid(size)
+    across, down = _grid(2 * size)
     field = _field(pose, across, down)
     x, y = _rotated(across, down, pose)
     lungs, air = _lungs(body, x, y)
     heart = _heart(body, x, y)
     tissue = _soft(body, pose, x, y) + _bones(body, x, y, lungs) + _vessels(body, x, y, air)
     tissue += body.depth * (0.1 * heart - air * (1 - 0.85 * heart))
-    mask, kind = np.zeros((size, size), bool), None
+    mask, kind = np.zeros_like(field, bool), None
     if abnormal:
         history = _stream(seed, patient, 1)
         kind = str(history.choice(list(LESIONS)))
         lesion = LESIONS[kind](history, body, x, y, body.depth * air * (1 - 0.85 * heart))
         tissue += lesion
         mask = (lesion > 0.2 * lesion.max()) & (field > 0.5)
+    tissue -= _gas(_stream(seed, patient, 5 + view), body, x, y)
     tissue += _extras(pose, across, down)
-    grey = field * _expose(rng, np.maximum(tissue, 0), body, pose)
-    return grey.astype(np.uint8), mask, kind
+    grey = 8 + 239 / 255 * field * _expose(rng, np.maximum(tissue, 0), body, pose)
+    return _halved(grey).round().astype(np.uint8), _halved(mask) >= 0.5, kind
 
 
-def write_phantom(
-    folder, size=128, seed=0, known_normal=400, unlabeled=(150, 150), test=(120, 120)
-):
+def _halved(picture):
+    """Average squares of four pixels."""
+    height, width = picture.shape
+    return picture.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
+
+
+def write_phantom(folder, size=32, seed=0, known_normal=300, unlabeled=(75, 225), test=(200, 200)):
     """Write the data set in the Med-AD layout and return its folder as a Path.
 
     unlabeled and test are (normal, abnormal) counts; no patient is in two parts. The folder
@@ -164,6 +176,14 @@ def write_phantom(
             if not (folder / "data.json").is_file():
                 raise
     return folder
+
+
+def is_current(folder):
+    """Whether a folder holds a set drawn by this version."""
+    try:
+        return json.loads((Path(folder) / "data.json").read_text())["drawing"] == DRAWING
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _fill(folder, size, seed, counts):
@@ -190,6 +210,7 @@ def _fill(folder, size, seed, counts):
                 Image.fromarray(part.masks[row]).convert("L").save(folder / "masks" / name)
     groups = [{key: sorted(names) for key, names in group.items()} for group in groups]
     split = {"train": {"0": groups[0]["0"], "unlabeled": groups[1]}, "test": groups[2]}
+    split |= {"size": size, "drawing": DRAWING}
     (folder / "data.json").write_text(json.dumps(split, indent=1))
     _table(owners, ["image", "patient"], folder / "metadata.csv")
     _table(lesions, ["image", "kind", "area"], folder / "lesions.csv")
@@ -202,7 +223,7 @@ def _table(rows, columns, file):
 def _stream(seed, patient, use):
     """Return a random stream of its own for each patient and use, so that counts don't matter.
 
-    Uses: 0 anatomy, 1 lesion, 2 which views are abnormal, 3 and up one for each view.
+    Uses: 0 anatomy, 1 lesion, 2 which views are abnormal, 3 and 4 the views, 5 and 6 their gas.
     """
     return np.random.Generator(np.random.PCG64([seed, patient, use]))
 
@@ -299,6 +320,17 @@ def _soft(body, pose, x, y):
     return body.depth * (outline + breast + belly + middle - hollow)
 
 
+def _gas(rng, body, x, y):
+    """Return the gas in the bowels, dark and of every extent: variety that is normal."""
+    amplitude, tubes = rng.uniform(0, 1.6), []
+    for _ in range(rng.integers(0, 25)):
+        right, low = rng.uniform(-0.75, 0.75), rng.uniform(0.12, 0.5)
+        radius, stretch = rng.uniform(0.05, 0.24), rng.uniform(0.7, 1.4)
+        level = _diaphragm(body, right) + low
+        tubes.append(_tube(np.hypot((x - right) / stretch, (y - level) * stretch), radius))
+    return amplitude * body.depth * np.max(tubes, axis=0, initial=0)
+
+
 def _bones(body, x, y, lungs):
     """Return spine, ribs (one periodic band for all of them), clavicles and shoulder blades."""
     side = np.abs(x)
@@ -329,28 +361,28 @@ def _nodules(rng, body, x, y, free):
     for _ in range(rng.integers(1, 4)):
         middle, level = rng.uniform(-0.03, 0.13), rng.uniform(-0.35, body.dome - 0.2)
         offset = np.hypot(x - side * (body.lung_x + middle), y - level)
-        balls.append(_tube(offset, rng.uniform(0.08, 0.13)))
+        balls.append(_tube(offset, rng.uniform(0.13, 0.20)))
         side = -side
-    return 0.34 * body.depth * np.max(balls, axis=0)
+    return 0.60 * body.depth * np.max(balls, axis=0)
 
 
 def _consolidation(rng, body, x, y, free):
-    side, level, blobs = _side(rng), rng.uniform(-0.3, body.dome - 0.15), 0
+    side, level, blobs = _side(rng), rng.uniform(-0.35, body.dome - 0.15), 0
     for _ in range(5):
-        right, low = rng.normal(0.05, 0.08), rng.normal(0, 0.1)
+        right, low = rng.normal(0.06, 0.096), rng.normal(0, 0.12)
         offset = np.hypot(x - side * (body.lung_x + right), y - level - low)
-        blobs = blobs + np.exp(-np.square(offset / rng.uniform(0.07, 0.15)))
-    return rng.uniform(0.4, 0.7) * free * np.tanh(1.5 * blobs)
+        blobs = blobs + np.exp(-np.square(offset / rng.uniform(0.084, 0.18)))
+    return rng.uniform(0.8, 1.0) * free * np.tanh(2.5 * blobs)
 
 
 def _effusion(rng, body, x, y, free):
-    side, level = _side(rng), body.dome - rng.uniform(0.12, 0.35)
+    side, level = _side(rng), body.dome - rng.uniform(0.25, 0.5)
     meniscus = level - 1.5 * np.square(np.maximum(side * x - body.lung_x, 0))
-    return 0.9 * free * _step(y - meniscus, 0.03) * (side * x > 0)
+    return 0.95 * free * _step(y - meniscus, 0.03) * (side * x > 0)
 
 
 def _enlargement(rng, body, x, y, free):
-    grown = _heart(body, x, y, rng.uniform(1.4, 1.65)) - _heart(body, x, y)
+    grown = _heart(body, x, y, rng.uniform(1.5, 1.8)) - _heart(body, x, y)
     return 0.85 * body.depth * _lungs(body, x, y)[1] * np.maximum(grown, 0)
 
 

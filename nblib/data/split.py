@@ -64,6 +64,22 @@ def checked_split(file: Path) -> tuple[dict[str, list[str]], list[str]]:
     return split, problems
 
 
+def named_size(file: Path) -> int:
+    """The side in pixels that a data.json wants its images to be scaled to, 64 if it wants none.
+
+    Raises DatasetError for what is no such number.
+    """
+    try:
+        size = _at(json.loads(file.read_text(encoding="utf-8-sig")), "size")
+    except (OSError, ValueError, RecursionError):
+        size = None  # which `checked_split` tells of
+    if size is None:
+        return 64
+    if type(size) is not int or size < 1:
+        raise DatasetError([f"{file}: size is {size!r}, but must be a whole number of pixels."])
+    return size
+
+
 def _at(content, key: str):
     """What stands in a nested dictionary under a key such as 'train/0'; None for nothing."""
     for word in key.split("/"):

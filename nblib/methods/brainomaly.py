@@ -27,6 +27,7 @@ class Brainomaly(Method):
     """
 
     needs = ("normal", "unlabeled")
+    at_budget = dict(quick=dict(lambda_id=10.0))
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ from nblib.methods.method import Method
 from nblib.methods.pretrained import PretrainedKNN, PretrainedLogistic
 from nblib.methods.sagan import SAGAN
 from nblib.methods.swin import SwinEncoder, swin_decoder
+from nblib.progress import say
 
 
 class Family(NamedTuple):
@@ -282,7 +283,7 @@ def known(methods: Iterable[str]) -> list[str]:
     methods = list(dict.fromkeys(methods))
     gone = [method for method in methods if method not in METHODS]
     if gone:
-        print(f"Left out, since the catalogue of methods no longer has it: {', '.join(gone)}.")
+        say(f"Left out, since the catalogue of methods no longer has it: {', '.join(gone)}.")
     return [method for method in methods if method in METHODS]
 
 

@@ -114,7 +114,7 @@ class Generator(nn.Module):
     says is added to the first layer's output. attention: of the bottleneck, if there is one; gate:
     a class called with the channels of a skip; encoder, decoder: see `ConvEncoder` and
     `conv_decoder`.
-    Raises ValueError for a size that cannot be cut and halved three times.
+    Raises ValueError for a size that cannot be cut and halved three times, and for such images.
     """
 
     blocks = 6
@@ -161,6 +161,11 @@ class Generator(nn.Module):
         self.decoder = decoder(channels, width, patch, gate)
 
     def forward(self, x: Tensor) -> Tensor:
+        step, (height, width) = 8 * self.grid, x.shape[-2:]
+        if height % step or width % step:
+            raise ValueError(
+                f"SAGAN needs sides that are multiples of {step}; got {height, width}."
+            )
         s1, s2, s3 = self.encoder(cut(x, self.grid))
         r = paste(self.decoder(self.bottleneck(s3), s1, s2), self.grid)
         if self.training:
@@ -185,6 +190,7 @@ class SAGAN(Method):
     """
 
     needs = ("normal", "unlabeled", "pseudo")
+    at_budget = dict(quick=dict(lambda_id=10.0, lambda_rec=10.0))
 
     def __init__(
         self,

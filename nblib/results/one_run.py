@@ -45,7 +45,12 @@ def numbers(run: Run) -> pd.DataFrame:
 
 def beside(run: Run, others: Iterable[Run]) -> pd.DataFrame:
     """A run below others on the same images, for print: see `runs.made_beside`."""
-    rows = table([of(shown) for shown in (*others, run)])
+    return side_by_side((*others, run))
+
+
+def side_by_side(runs: Iterable[Run]) -> pd.DataFrame:
+    """Some runs on the same images, for print."""
+    rows = table([of(run) for run in runs])
     columns = ["method", "learns from", "AUC", "AP", "training s", "ms an image"]
     return for_print(rows)[columns].set_index("method")
 

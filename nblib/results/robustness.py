@@ -19,6 +19,7 @@ from nblib.data.labels import load_labels
 from nblib.files import root, written_whole
 from nblib.methods.catalogue import FAMILIES, METHODS, known, order
 from nblib.methods.method import Method, detect_all
+from nblib.progress import say
 from nblib.results import store, write
 from nblib.results.store import Result
 from nblib.training import runs
@@ -29,18 +30,26 @@ MOVED_METHODS = [
 ]
 """Translate images, and can be held against each other: the variants of SAGAN and their kin."""
 
+MOVED_FIRST = ("brainomaly", "sagan", "sagan_rope", "sagan_swin")
+"""Those of the budget `quick`, which a newcomer waits for: cut, whole, and with windows."""
+
 SHIFTS = (2, 4, 8)
 """Pixels of images of the set's size."""
 
 ANGLES = (5, 10)
 """Degrees."""
 
-SIZES = (48, 96)
-"""Pixels; sets are read as 64 x 64 by default."""
+SIZES = (0.75, 1.5)
+"""Times the set's size."""
 
 RATIO_METHODS = ("known_against_unlabeled", "healthygan", "brainomaly", "sagan")
 RATIOS = (0, 20, 40, 60, 80, 100)
 """Percent of abnormal images among the unlabeled ones."""
+
+
+def moved_methods(budget: str) -> list[str]:
+    """The methods whose runs score moved images at a budget."""
+    return list(MOVED_FIRST) if budget == "quick" else MOVED_METHODS
 
 
 def shifted(images: np.ndarray, pixels: int, seed: int = 0) -> np.ndarray:
@@ -85,30 +94,30 @@ def moved_scores(method: Method, dataset: Dataset) -> dict[str, np.ndarray]:
     found = {"as it is": scored(images)}
     found |= {f"shift {pixels}": scored(shifted(images, pixels)) for pixels in SHIFTS}
     found |= {f"turn {degrees}": scored(turned(images, degrees)) for degrees in ANGLES}
-    for size in SIZES:
+    for size in (round(times * dataset.size) for times in SIZES):
         try:
             found[f"size {size}"] = scored(dataset.at(size).test.images)
         except ValueError as refused:
-            print(f"size {size}: {refused}")
+            say(f"size {size}: {refused}")
     return found
 
 
 def score_moved(dataset: Dataset, budget: str, seed: int) -> Path:
-    """Score the moved test images by each finished run of `MOVED_METHODS`, in one file.
+    """Score the moved test images by each finished run of `moved_methods`, in one file.
 
     `data/runs/<set>/<budget>/moved-seed<k>.csv`: image, patient, label, method, a column a way.
     """
     tables = []
-    for method in MOVED_METHODS:
+    methods = moved_methods(budget)
+    for method in methods:
         run = Run(runs.run_folder(dataset.name, budget, method, seed))
         if not (run.folder / "metrics.json").exists():
             continue
-        print(method, flush=True)
         table = run.test[["image", "patient", "label"]]
         tables.append(table.assign(method=method, **moved_scores(run.method(), dataset)))
     if not tables:
         raise FileNotFoundError(
-            f"There is no finished run of {', '.join(MOVED_METHODS)} on '{dataset.name}' at "
+            f"There is no finished run of {', '.join(methods)} on '{dataset.name}' at "
             f"{budget}, seed {seed}. Make them: make figures DATA={dataset.name} BUDGET={budget}"
         )
     path = store.moved_file(dataset.name, budget, seed)

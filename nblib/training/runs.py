@@ -32,9 +32,10 @@ from nblib import metrics
 from nblib.data.batches import HeldOut
 from nblib.data.datasets import Dataset
 from nblib.data.labels import load_labels
-from nblib.files import digest, one_writer, root, write_json, written_whole
+from nblib.files import digest, one_writer, root, unused, write_json, written_whole
 from nblib.methods.catalogue import companions, entry
 from nblib.methods.method import Method, detect_all
+from nblib.progress import say
 from nblib.training import budgets
 from nblib.training.loop import best_device, chosen_precision, fit
 
@@ -307,14 +308,12 @@ def _is_finished(here: Path, identity: dict, code: str) -> bool:
         )
     if finished:
         if config["code"] != code:
-            print(f"{here.name}: made by another version of the code; move {here} to make it anew")
+            say(f"{here.name}: made by another version of the code; move {here} to make it anew")
         return True
     if other or config["code"] != code:
-        number = 1
-        while (aside := here.with_name(f"{here.name}.aside{number}")).exists():
-            number += 1
+        aside = unused(here.with_name(f"{here.name}.aside"))
         here.rename(aside)
-        print(f"An unfinished run of another configuration or code was set aside as {aside}")
+        say(f"An unfinished run of another configuration or code was set aside as {aside}")
     return False
 
 

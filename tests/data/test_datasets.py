@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -243,13 +244,62 @@ def test_the_phantom_is_drawn_where_it_is_missing(project_root, set_writer, monk
 
     def write(folder):
         written.append(folder)
-        return set_writer(folder)
+        return of_version(set_writer(folder), datasets.phantom.DRAWING)
 
     monkeypatch.setattr(datasets.phantom, "write_phantom", write)
     assert len(load("phantom", 16).test) == len(load("phantom", 16).test) == 6
     assert [folder.resolve() for folder in written] == [
         (project_root / "data" / "sets" / "phantom").resolve()
     ]
+
+
+def of_version(folder, drawing):
+    """A set whose data.json says which version of the drawing it is of."""
+    content = json.loads((folder / "data.json").read_text()) | {"drawing": drawing}
+    (folder / "data.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("drawing", [None, 1, "2"])
+def test_a_phantom_of_another_version_is_set_aside_with_its_runs(
+    project_root, set_writer, monkeypatch, capsys, drawing
+):
+    monkeypatch.delenv("NBLIB_SETS", raising=False)
+    sets, runs = project_root / "data" / "sets", project_root / "data" / "runs" / "phantom"
+    old = set_writer(sets / "phantom")
+    before = (old / "data.json").read_text()
+    if drawing:
+        before = (of_version(old, drawing) / "data.json").read_text()
+    runs.mkdir(parents=True)
+    (runs / "mine").write_text("a run")
+    small = dict(size=32, known_normal=3, unlabeled=(2, 2), test=(2, 2))
+    write = datasets.phantom.write_phantom
+    monkeypatch.setattr(datasets.phantom, "write_phantom", lambda folder: write(folder, **small))
+
+    dataset = load("phantom")
+    assert dataset.size == 32 and len(dataset.test) == 4
+    aside = project_root / "data" / "aside" / "phantom1"
+    assert (aside / "set" / "data.json").read_text() == before
+    assert (aside / "runs" / "mine").read_text() == "a run" and not runs.exists()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and str(aside.resolve()) in said
+    assert load("phantom").fingerprint == dataset.fingerprint and not capsys.readouterr().err
+
+
+def test_a_set_may_name_the_size_that_it_is_read_at(make_set):
+    folder = make_set()
+    assert load(folder).size == 64
+    file = folder / "data.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"size": 24}))
+    assert load(folder).size == 24 and load(folder, 16).size == 16
+    for wrong in ("24", 24.5, 0, -3, True, [24]):
+        file.write_text(json.dumps(content | {"size": wrong}))
+        with pytest.raises(DatasetError) as error:
+            load(folder)
+        assert error.value.problems == [
+            f"{file}: size is {wrong!r}, but must be a whole number of pixels."
+        ]
 
 
 def test_images_are_decoded_in_parallel_with_progress(make_set, monkeypatch):

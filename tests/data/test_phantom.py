@@ -27,10 +27,10 @@ def scaled(images):
 
 @pytest.fixture(scope="module")
 def parts():
-    """Known normal, unlabeled and test part of the default size at 64 pixels."""
-    known = phantom.draw(400, 0, size=64)
-    unlabeled = phantom.draw(150, 150, size=64, first_patient=next_patient(known))
-    return known, unlabeled, phantom.draw(120, 120, 64, first_patient=next_patient(unlabeled))
+    """Known normal, unlabeled and test part as they are drawn by default."""
+    known = phantom.draw(300, 0, size=32)
+    unlabeled = phantom.draw(75, 225, size=32, first_patient=next_patient(known))
+    return known, unlabeled, phantom.draw(200, 200, 32, first_patient=next_patient(unlabeled))
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +121,12 @@ def test_bad_arguments(arguments):
 
 def test_files(folder):
     split = json.loads((folder / "data.json").read_text())
-    assert set(split) == {"train", "test"} and set(split["train"]) == {"0", "unlabeled"}
+    assert set(split) == {"train", "test", "size", "drawing"} and split["size"] == 32
+    assert phantom.is_current(folder) and set(split["train"]) == {"0", "unlabeled"}
     groups = [split["train"]["0"]] + [
         part[label] for part in (split["train"]["unlabeled"], split["test"]) for label in "01"
     ]
-    assert [len(group) for group in groups] == [400, 150, 150, 120, 120]
+    assert [len(group) for group in groups] == [300, 75, 225, 200, 200]
     names = sorted(name for group in groups for name in group)
     abnormal = sorted(groups[2] + groups[4])
     assert all(re.fullmatch(r"p\d{4}_[01]\.png", name) for name in names)
@@ -257,7 +258,8 @@ def test_trivial_scores_do_not_solve_it(parts):
         "logistic": logistic.decision_function(coefficients.transform(test)),
     }
     areas = {name: roc_auc_score(truth, score) for name, score in scores.items()}
-    assert all(0.35 < area < 0.80 for area in areas.values()), areas
+    at_most = {"pca": 0.88, "logistic": 0.88, "neighbours": 0.78}
+    assert all(0.35 < area <= at_most.get(name, 0.70) for name, area in areas.items()), areas
 
 
 def block(channels_in, channels, width):

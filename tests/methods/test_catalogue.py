@@ -62,6 +62,6 @@ def test_an_unknown_method_is_named_and_never_shown_as_another(capsys):
     ):
         entry("gone")
     assert known(["sagan", "gone", "sagan", "pca16", "gone"]) == ["sagan", "pca16"]
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said == "Left out, since the catalogue of methods no longer has it: gone.\n"
-    assert known(["sagan"]) == ["sagan"] and not capsys.readouterr().out
+    assert known(["sagan"]) == ["sagan"] and not capsys.readouterr().err

@@ -141,6 +141,11 @@ def test_an_impossible_size_is_refused_with_sizes_that_are_possible(size, grid):
         assert generator(size=possible, grid=grid, width=2)(images(1, 1, possible)).isfinite().all()
 
 
+def test_an_image_of_an_impossible_size_is_refused():
+    with pytest.raises(ValueError, match="multiples of 16; got 24, 32"):
+        generator(size=32, grid=2)(images(1, size=32)[..., :24, :])
+
+
 def test_patches_pass_the_network_apart_from_each_other():
     G = generator().eval()
     x = images(1)

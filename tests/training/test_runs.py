@@ -270,7 +270,7 @@ def test_a_finished_run_of_other_code_is_kept_and_said(
         patch.setattr(runs, "code_digest", lambda method: "another")
         patch.setattr(runs, "fit", refuse)
         assert run("mean_image", noise, "smoke") == mean_image
-    assert "another version of the code" in capsys.readouterr().out
+    assert "another version of the code" in capsys.readouterr().err
     assert contents(mean_image.folder) == before
 
 
@@ -286,7 +286,7 @@ def test_a_finished_run_with_arguments_of_before_is_taken_and_its_method_opens(
     file.write_text(json.dumps(config | {"code": "of before"}))
     monkeypatch.setattr(runs, "fit", refuse)
     again = run("sagan_rope", dataset, "smoke", **FAST | dict(width=8))
-    assert again == finished and len(capsys.readouterr().out.splitlines()) == 1
+    assert again == finished and len(capsys.readouterr().err.splitlines()) == 1
     state = again.method().state_dict()
     assert all(torch.equal(state[name], v) for name, v in finished.method().state_dict().items())
     with pytest.raises(RunError, match="another arguments"):
@@ -360,7 +360,7 @@ def test_an_unfinished_run_of_another_configuration_is_set_aside(dataset, monkey
     finished = run("sagan", dataset, "smoke", **FAST)
     aside = here.with_name("seed0.aside1")
     assert contents(aside) == before
-    assert str(aside) in capsys.readouterr().out
+    assert str(aside) in capsys.readouterr().err
     assert finished.folder == here and finished.config["arguments"]["steps"] == 2
 
 
