@@ -16,7 +16,7 @@ BIN = .venv/bin
 BATCH = --data '$(DATA)' --budget '$(BUDGET)' --seeds '$(SEEDS)' --precision '$(PRECISION)' --jobs $(JOBS) \
 	$(if $(ALL),--every)
 
-.PHONY: figures report ratios test lab bench simulate keep links strip
+.PHONY: figures report ratios test lab bench check-quick simulate keep links strip
 
 # Every notebook, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
 figures: .venv/installed
@@ -42,6 +42,10 @@ lab: .venv/installed
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/benchmark.py
 	$(BIN)/python tests/benchmarks/growth.py
+
+# Whether methods can be seen to work on a fresh drawing at quick: writes figures/readme/drawn_set.
+check-quick: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/checks/quick.py --jobs $(JOBS)
 
 # How often the verdict is wrong, and intervals hold the truth: writes data/simulated.
 simulate: .venv/installed

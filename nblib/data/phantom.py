@@ -77,7 +77,7 @@ VIEW = {
     "blur": (0.006, 0.016),
     "grain": (0.0006, 0.0024),
     "level": (-0.0675, 0.0675),
-    "latitude": (0.46, 0.54),
+    "latitude": (0.38, 0.44),
     "field_x": (0.9, 1.6),
     "field_y": (0.92, 1.6),
 }
@@ -363,7 +363,7 @@ def _nodules(rng, body, x, y, free):
         offset = np.hypot(x - side * (body.lung_x + middle), y - level)
         balls.append(_tube(offset, rng.uniform(0.13, 0.20)))
         side = -side
-    return 0.60 * body.depth * np.max(balls, axis=0)
+    return 0.70 * body.depth * np.max(balls, axis=0)
 
 
 def _consolidation(rng, body, x, y, free):

@@ -23,7 +23,7 @@ _TRANSLATION = dict(width=16, critic_width=32, critic_layers=4, lr=5e-4, batch_s
 # looking at test AUCs. Small batches and a high rate learn most in a given time; most runs climb in
 # the last third, as the rate falls, so that fewer steps would show chance.
 _QUICK = dict(
-    width=8, critic_width=16, critic_layers=5, lr=2e-3, batch_size=4, steps=300, decay=0.02
+    width=8, critic_width=16, critic_layers=5, lr=2e-3, batch_size=4, steps=400, decay=0.02
 )
 
 # AnoGAN, ALAD, ALOCC, GANomaly.
