@@ -16,7 +16,7 @@ BIN = .venv/bin
 BATCH = --data '$(DATA)' --budget '$(BUDGET)' --seeds '$(SEEDS)' --precision '$(PRECISION)' --jobs $(JOBS) \
 	$(if $(ALL),--every)
 
-.PHONY: figures report ratios test lab bench check-quick simulate keep links strip
+.PHONY: figures report ratios test lab bench check-quick pictures simulate keep links strip
 
 # Every notebook, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
 figures: .venv/installed
@@ -46,6 +46,10 @@ bench: .venv/installed
 # Whether methods can be seen to work on a fresh drawing at quick: writes figures/readme/drawn_set.
 check-quick: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/checks/quick.py --jobs $(JOBS)
+
+# README's pictures of the drawn set, from a finished `make figures`; needs Chromium.
+pictures: .venv/installed
+	$(BIN)/python tests/checks/pictures.py
 
 # How often the verdict is wrong, and intervals hold the truth: writes data/simulated.
 simulate: .venv/installed

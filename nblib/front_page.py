@@ -153,7 +153,8 @@ def _on_disk() -> list[Page]:
         notebook, *method = notebook.split("-")
         methods = tuple(method) or tuple(plan.RUNS.get(notebook, ())) * bool(rest)
         page = Page(data, budget, notebook, methods, *rest)
-        if all(name in plan.METHODS for name in methods) and page.html == file:
+        known = notebook in titles() and all(name in plan.METHODS for name in methods)
+        if known and page.html == file:
             found.append(page)
     return found
 

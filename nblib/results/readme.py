@@ -1,4 +1,4 @@
-"""Puts the written tables and verdicts into README.md: nobody types a number."""
+"""Puts the written tables into README.md: nobody types a number."""
 
 import re
 from pathlib import Path
@@ -7,45 +7,64 @@ import pandas as pd
 
 from nblib.files import written_whole
 from nblib.methods import catalogue
-from nblib.results import store, verdicts, write
+from nblib.results import store, write
 
 PAGE = store.PROJECT / "README.md"
 
+ROWS = ("nearest_normals", "pretrained_logistic", "ganomaly", "brainomaly", "sagan", "sagan_rope")
+"""Of the small table of results, fixed before it was first written."""
+
 
 def filled(text: str) -> str:
-    """The page with its blocks made from the catalogue and from `figures/<set>/<budget>/`.
+    """The page with its blocks made anew, each between `<!-- WORDS -->` and `<!-- end -->`.
 
-    `<!-- methods -->` ... `<!-- end -->` from the catalogue, `<!-- table SET BUDGET -->` ...
-    `<!-- end -->` from results.csv, `<!-- verdict SET BUDGET -->` ... `<!-- end -->` from
-    verdict.csv.
+    `methods`: from the catalogue; `results SETS BUDGET`: `ROWS` of each set's results.csv, the sets
+    with commas between; `drawn`: from `figures/readme/drawn_set.csv`.
     """
-    rows = [
-        f"| `{name}` | {what} | {uses} |" for name, (what, uses) in catalogue.in_words().items()
-    ]
-    table = "\n".join(["| notebook | methods | learn from |", "| --- | --- | --- |", *rows])
-    block = f"<!-- methods -->\n{table}\n<!-- end -->"
-    text = re.sub("<!-- methods -->.*?<!-- end -->", lambda _: block, text, flags=re.S)
-    return re.sub(r"<!-- (table|verdict) (\S+) (\S+) -->.*?<!-- end -->", _block, text, flags=re.S)
+    block = r"<!-- (methods|results|drawn)((?: \S+)*) -->.*?<!-- end -->"
+    return re.sub(block, _block, text, flags=re.S)
 
 
 def _block(match: re.Match) -> str:
-    what, data, budget = match.groups()
-    folder = store.PROJECT / "figures" / data / budget
-    if what == "table":
-        rows = write.for_print(pd.read_csv(folder / "results.csv"))
-        rows = rows[["method", "learns from", "seeds", "AUC", "sd of seeds", "AP"]]
-        inside = write.markdown(rows)
-    else:
-        inside = "\n".join(_listed(verdicts.sentences(pd.read_csv(folder / "verdict.csv"))))
-    return f"<!-- {what} {data} {budget} -->\n{inside}\n<!-- end -->"
+    what, words = match[1], match[2].split()
+    inside = {"methods": _methods, "results": _results, "drawn": _drawn}[what](*words)
+    return f"<!-- {' '.join([what, *words])} -->\n{inside}\n<!-- end -->"
 
 
-def _listed(lines: list[str]) -> list[str]:
-    """Questions as paragraphs, the sentences below each as a list."""
-    listed = []
-    for line in lines:
-        listed += ["", line, ""] if line.startswith("**") else [line.replace("`", "- `", 1)]
-    return listed
+def _methods() -> str:
+    rows = catalogue.in_words().items()
+    table = [{"notebook": f"`{name}`", "methods": what} for name, (what, _) in rows]
+    return write.markdown(pd.DataFrame(table))
+
+
+def _results(sets: str, budget: str) -> str:
+    """AUC with its interval, a row a method, a column a set, which links to all of its methods."""
+    columns = {"method": list(ROWS)}
+    for name in sets.split(","):
+        folder = f"figures/{name}/{budget}"
+        rows = pd.read_csv(store.PROJECT / folder / "results.csv").set_index("method")
+        links = f"{name} ([all]({folder}/results.md), [verdicts]({folder}/verdict.md))"
+        columns[links] = [
+            f"{row.auc:.3f} [{row.auc_low:.3f}, {row.auc_high:.3f}]"
+            for row in (rows.loc[method] for method in ROWS)
+        ]
+    return write.markdown(pd.DataFrame(columns))
+
+
+def _drawn() -> str:
+    """AUC and pointing on the drawn set of the same rows, and of a network that saw labels."""
+    rows = pd.read_csv(store.PROJECT / "figures" / "readme" / "drawn_set.csv").set_index("method")
+    rows = rows.loc[["nearest_normals", "pca64", *ROWS[1:], "supervised", "chance"]]
+    table = pd.DataFrame(
+        {
+            "method": rows.index,
+            "AUC": [f"{value:.2f}" for value in rows["auc"]],
+            "highest place of the map in a lesion": [
+                "" if pd.isna(value) else f"{value:.2f}" for value in rows["pointing"]
+            ],
+        }
+    )
+    return write.markdown(table)
 
 
 def fill() -> Path:

@@ -19,15 +19,13 @@ from pathlib import Path
 import papermill
 import pytest
 
+from browser import BROWSER
 from files import folder_digest
 from nblib.data import datasets
 from nblib.methods.catalogue import METHODS
 from nblib.training import budgets, loop, runs
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "60_explore.ipynb"
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 PATIENCE = 60_000
 """Milliseconds to wait for what comes at once where nothing else runs."""
 

@@ -1,0 +1,77 @@
+"""The batch's own log: a line a finished job, minutes left, states on the front page."""
+
+import logging
+
+import pytest
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from nblib import batch, plan
+from nblib.front_page import DONE, FAILED, RUNNING, WAITING, FrontPage
+
+
+@pytest.fixture
+def watch(project_root, monkeypatch):
+    """A watch of two runs and a page, on a clock that is moved by hand."""
+    front = FrontPage(plan.pages(["a"], "quick", ["0"]))
+    made = batch.Watch.of(front, 2)(None, None)
+    made.clock = 100.0
+    monkeypatch.setattr(batch.time, "monotonic", lambda: made.clock)
+    return made
+
+
+def tell(watch, event=None, level=logging.INFO, message="", **given):
+    record = logging.LogRecord("snakemake", level, "", 0, message, None, None)
+    record.__dict__ |= given | ({"event": event} if event else {})
+    watch.handle(record)
+
+
+def begin(watch, number, rule, message, *files):
+    about = dict(rule_msg=message, rule_name=rule, output=[str(file) for file in files])
+    tell(watch, LogEvent.JOB_INFO, jobid=number, **about)
+
+
+def test_a_job_is_one_line_with_its_auc_and_the_minutes_left(watch, capsys):
+    page = plan.page_of("sagan", "a", "quick", "0")
+    (file,) = page.made.values()
+    tell(watch, LogEvent.RUN_INFO, stats={"train": 3, "page": 3, "all": 1, "total": 7})
+    begin(watch, 1, "train", "sagan on a, quick, seed 0", file)
+    assert watch.front.states[page] == RUNNING and '"state running"' in watch.front.file.read_text()
+    file.parent.mkdir(parents=True)
+    file.write_text('{"auc": 0.75, "auc_interval": [0.7, 0.8]}')
+    page.html.parent.mkdir(parents=True, exist_ok=True)
+    page.html.write_text("")
+    watch.clock += 2 * batch.SECONDS["train"]
+    tell(watch, LogEvent.JOB_FINISHED, job_id=1)
+    assert watch.front.states[page] == DONE
+    # Twice as slow as expected: two trainings and three pages, two at a time.
+    left = 2 * (2 * batch.SECONDS["train"] + 3 * batch.OTHERS) / 2 / 60
+    assert capsys.readouterr().err.splitlines() == [
+        "6 jobs, 2 at a time.",
+        "[1/6] sagan on a, quick, seed 0, AUC 0.750 [0.700, 0.800], 90 s; "
+        f"about {left:.0f} min left",
+    ]
+    assert f"about {left:.0f} min left" in watch.front.file.read_text()
+
+
+def test_a_failed_job_is_named_and_may_be_tried_again(watch, capsys):
+    page = next(page for page in watch.front.states if page.notebook == "50_results")
+    tell(watch, LogEvent.RUN_INFO, stats={"results": 1, "total": 1})
+    begin(watch, 4, "results", "50_results on a, quick", page.html)
+    tell(watch, LogEvent.JOB_ERROR, level=logging.ERROR, jobid=4)
+    assert watch.front.states[page] == FAILED
+    begin(watch, 4, "results", "50_results on a, quick", page.html)
+    assert watch.front.states[page] == RUNNING
+    assert "FAILED: 50_results on a, quick" in capsys.readouterr().err
+
+
+def test_what_snakemake_warns_of_is_passed_on_and_its_blocks_are_not(watch, capsys):
+    tell(watch, message="Select jobs to execute...")
+    tell(watch, LogEvent.SHELLCMD, shellcmd="python -m nblib", message="python -m nblib")
+    assert capsys.readouterr().err == ""
+    tell(watch, level=logging.ERROR, message="No space left on device")
+    tell(watch, LogEvent.ERROR, level=logging.ERROR, message="MissingInputException", exception="x")
+    tell(watch, message="Nothing to be done (all requested files are present and up to date).")
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["No space left on device", "MissingInputException", *said[2:]]
+    assert said[2:] == ["Nothing is to be done: all is made."]
+    assert set(watch.front.states.values()) == {WAITING}
