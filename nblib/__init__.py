@@ -18,7 +18,8 @@ Six rooms, in the order of the data's way; a room imports those above it in this
                 all of them; watch: a training; panels: what views are built of
 
 Beside them: files (where things are, written whole), metrics (scores, labels -> numbers), progress,
-notebooks (papermill, batches, links); `python -m nblib` is the one command line.
+notebooks (papermill, links); plan, batch, front_page: what a batch makes, Snakemake, the page that
+shows it; `python -m nblib` is the one command line.
 """
 
 __version__ = "0.1.0"
