@@ -122,6 +122,19 @@ def batch(project, root, *targets, mark="", **config):
     return done.returncode, done.stdout
 
 
+def nblib_batch(project, root, *words):
+    """`python -m nblib batch all`; returns its exit code and all that it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nblib", "batch", "all", *words],
+        cwd=root.parent,
+        env=environment(project, root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
 def start(project, root, output, mark, *targets, **config):
     """Start a batch in a session of its own and return its process."""
     with open(output, "w") as file:
@@ -164,12 +177,15 @@ def same_numbers(one, other):
 
 @pytest.fixture(scope="module")
 def finished(project, tiny, tmp_path_factory):
-    """The root of a batch of two runs that nobody disturbed, and the batch's targets."""
+    """The root of a batch that nobody disturbed, some of its targets, and what it said.
+
+    By the command of the Makefile, of the copy, which has two notebooks.
+    """
     root = tmp_path_factory.mktemp("finished") / "root"
-    targets = [metrics(root, method, "quick") for method in ("sagan", "mean_image")]
-    code, output = batch(project, root, *targets, data=tiny, budget="quick")
+    code, output = nblib_batch(project, root, "--data", tiny, "--budget", "quick", "--jobs", "2")
     assert code == 0, output
-    return root, targets
+    targets = [metrics(root, method, "quick") for method in ("sagan", "mean_image")]
+    return root, targets, output
 
 
 def test_a_batch_plans_every_run_page_and_table(tmp_path, tiny):
@@ -234,7 +250,7 @@ def test_a_misspelt_set_or_budget_stops_with_one_sentence(project, tmp_path, con
 
 
 def test_runs_executed_copies_and_pages_are_where_they_belong(finished):
-    root, targets = finished
+    root, targets, _ = finished
     for target in targets:
         assert runs.Run(target.parent).metrics["steps"] == (60 if "sagan" in str(target) else 0)
     executed = root / "data" / "executed" / "tiny" / "quick"
@@ -245,8 +261,27 @@ def test_runs_executed_copies_and_pages_are_where_they_belong(finished):
     assert not (root.parent / ".snakemake" / "metadata").exists(), "records lie in the root"
 
 
+def test_it_says_a_line_a_job_and_where_the_page_is_and_nothing_else(finished):
+    root, _, output = finished
+    address = (root / "figures" / "html" / "index.html").as_uri()
+    first, profile, jobs, *lines, last = output.splitlines()
+    assert first == f"Everything is on one page: {address}" and last == f"The page: {address}"
+    assert "profile" in profile and jobs == "2 jobs, 2 at a time."
+    trivial, sagan = lines
+    assert re.fullmatch(
+        r"\[1/2\] 02_trivial_baselines on tiny, quick, seed 0, \d+ s; .* left", trivial
+    )
+    area = runs.Run(folder(root, "sagan", "quick")).metrics["auc"]
+    words = rf"\[2/2\] sagan on tiny, quick, seed 0, AUC {area:.3f} \[.*\], \d+ s; almost done"
+    assert re.fullmatch(words, sagan)
+    page = (root / "figures" / "html" / "index.html").read_text()
+    assert "2 of 2 pages" in page and f"{area:.3f} [" in page
+    shown = (root / "figures" / "html" / "tiny" / "quick" / "22_sagan-seed0.html").read_text()
+    assert 'href="../../index.html"' in shown
+
+
 def test_a_finished_batch_has_nothing_to_do_even_after_a_touch(project, tiny, finished):
-    root, targets = finished
+    root, targets, _ = finished
     for file in project.rglob("*.py"):
         file.touch()
     code, output = batch(project, root, *targets, "-n", data=tiny, budget="quick")
@@ -260,7 +295,7 @@ def test_a_finished_batch_has_nothing_to_do_even_after_a_touch(project, tiny, fi
 
 
 def test_an_edit_of_one_method_makes_its_runs_again_and_no_others(project, tiny, finished):
-    root, targets = finished
+    root, targets, _ = finished
     own, other = project / "nblib/methods/trivial.py", project / "nblib/methods/sagan.py"
     texts = own.read_text(), other.read_text()
     other.write_text(texts[1] + "\n\nCHANGED = 1\n")
@@ -284,7 +319,7 @@ def test_an_edit_of_one_method_makes_its_runs_again_and_no_others(project, tiny,
 def test_an_edit_of_what_all_share_reaches_runs_behind_other_runs(project, tiny, finished):
     """Snakemake does not look at the inputs of a job that waits, as for `ancient` files, for one
     that has to run: such a run would stay as it was."""
-    root, targets = finished
+    root, targets, _ = finished
     shared = project / "nblib/data/batches.py"
     text = shared.read_text()
     shared.write_text(text + "\n\nCHANGED = 1\n")
