@@ -115,7 +115,7 @@ def pages(sets: Iterable[str], budget: str, seeds: list[str], every: bool = Fals
 
 
 def chosen_sets(words: list[str], here: Path, as_it_is: bool = False) -> dict[str, Path | str]:
-    """Name of each set -> its folder; the drawn set, which a rule makes, goes by its name.
+    """Name of each set -> its folder; a drawn set, which a rule makes, goes by its name.
 
     words: names or folders, relative ones to `here`. as_it_is: kept scores will do where a set's
     images are not at hand; then its folder is ''. Raises DatasetError in a sentence.
@@ -123,7 +123,7 @@ def chosen_sets(words: list[str], here: Path, as_it_is: bool = False) -> dict[st
     sets = {}
     for word in words:
         path = word
-        if word != "phantom":
+        if word not in datasets.DRAWN:
             path = Path(word).expanduser()
             if as_it_is and len(path.parts) == 1 and not _at_hand(word) and _kept(word):
                 sets[word] = ""

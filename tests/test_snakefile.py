@@ -193,7 +193,7 @@ def test_a_batch_plans_every_run_page_and_table(tmp_path, tiny):
     code, output = batch(PROJECT, tmp_path / "root", "-n", data=f"phantom,{tiny}", seeds="0,1")
     assert code == 0, output
     counts = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
-    assert counts["draw_phantom"] == "1"
+    assert counts["draw"] == "1"
     pages = re.findall(r"Job \d+: (5\d_\w+|60_explore) on tiny", output)
     assert len(pages) == len(set(pages)) == 7 and counts["results"] == "14"
     assert counts["moved"] == "4"  # two sets, two seeds
@@ -348,7 +348,7 @@ def test_drawing_the_phantom_again_leaves_what_is_there(project, tmp_path, monke
     stamp = there.parent.parent / f".phantom.drawn{phantom.DRAWING}"
     stamp.touch()
     before = there.stat()
-    code, output = batch(project, root, stamp, "--forcerun", "draw_phantom")
+    code, output = batch(project, root, stamp, "--forcerun", "draw")
     assert code == 0, output
     assert "1 of 1 steps (100%) done" in output
     assert (there.stat().st_ino, there.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

@@ -25,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nblib.data import phantom
+from nblib.data import phantom, places
 from nblib.data.batches import HeldOut, Part
+from nblib.data.drawn import is_current
 from nblib.data.folders import prepare as prepare
 from nblib.data.images import MODES, picture, pixel_digest, scaled
 from nblib.data.split import PARTS, checked_split, in_both, named_size, part_of, some
@@ -41,6 +42,12 @@ from nblib.files import (
     written_whole,
 )
 from nblib.progress import progress, say
+
+DRAWN = {
+    "phantom": (phantom.write_phantom, phantom.DRAWING),
+    "places": (places.write_places, places.DRAWING),
+}
+"""Sets that the project draws: what writes them, and the version of what it draws."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,8 @@ class Dataset:
 def find(path_or_name: str | Path) -> Path:
     """The folder of a set, named by path or by its name.
 
-    A name is looked up in `data/sets/` and in the folders of the variable NBLIB_SETS; the set
-    `phantom` is drawn where it is missing or of another version, which is set aside with its runs.
+    A name is looked up in `data/sets/` and in the folders of the variable NBLIB_SETS; a set of
+    `DRAWN` is drawn where it is missing or of another version, which is set aside with its runs.
     Raises DatasetError, naming the places tried.
     """
     given = Path(os.path.expanduser(path_or_name))
@@ -108,22 +115,25 @@ def find(path_or_name: str | Path) -> Path:
     text = os.fspath(path_or_name)
     is_path = len(given.parts) != 1 or text in (".", "..") or os.sep in text
     tried = [given.absolute()] if is_path else [shelf.absolute() / given for shelf in shelves]
-    drawn = text == "phantom"
     for folder in tried:
-        if text and os.path.isdir(folder) and (not drawn or phantom.is_current(folder)):
+        if text and os.path.isdir(folder) and (text not in DRAWN or _current(folder, text)):
             return folder
-    if drawn:
-        return _drawn(tried[0])
+    if text in DRAWN:
+        return _drawn(tried[0], text)
     places = ", ".join(str(folder) for folder in tried)
     raise DatasetError(
         [f"There is no set '{path_or_name}': looked for {places}. Name a folder, or a set there."]
     )
 
 
-def _drawn(folder: Path) -> Path:
-    """The drawn set, made; one of another version, and the runs on it, are set aside, not lost."""
+def _current(folder: Path, name: str) -> bool:
+    return is_current(folder, DRAWN[name][1])
+
+
+def _drawn(folder: Path, name: str) -> Path:
+    """A drawn set, made; one of another version, and the runs on it, are set aside, not lost."""
     with one_writer(folder.with_name(f".{folder.name}.lock")):
-        if folder.is_dir() and not phantom.is_current(folder):
+        if folder.is_dir() and not _current(folder, name):
             aside = unused(root() / "data" / "aside" / folder.name)
             aside.mkdir(parents=True)
             folder.rename(aside / "set")
@@ -131,7 +141,7 @@ def _drawn(folder: Path) -> Path:
             if runs.is_dir():
                 runs.rename(aside / "runs")
             say(f"{folder} was not drawn by this version: it is drawn anew, {aside} has the old.")
-        return phantom.write_phantom(folder)
+        return DRAWN[name][0](folder)
 
 
 def load(

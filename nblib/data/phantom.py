@@ -14,17 +14,13 @@ at twice its size and averaged: many lines are thinner than a pixel.
 """
 
 import itertools
-import json
-import os
-import tempfile
 from functools import lru_cache
-from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+
+from nblib.data.drawn import Drawn, write_drawn
 
 DRAWING = 2
 """Counts the versions of what is drawn: a set of another one is drawn anew."""
@@ -88,18 +84,8 @@ LETTERS = {
 }
 
 
-class Phantom(NamedTuple):
-    """Pictures in memory; entry i of images, masks, patients and views belongs together."""
-
-    images: np.ndarray  # uint8, (n, size, size)
-    masks: np.ndarray  # bool, (n, size, size), all False for a normal picture
-    lesions: pd.DataFrame  # kind and area (share of the pixels), index i of the abnormal ones
-    patients: list  # str, the patients' numbers, ascending
-    views: list  # int, 0 or 1
-
-
 def draw(n_normal, n_abnormal, size=128, seed=0, first_patient=0):
-    """Draw the pictures of consecutive patients until both counts are met, as a Phantom.
+    """Draw the pictures of consecutive patients until both counts are met, as `Drawn`.
 
     About half of the patients are ill and a quarter have two views; one view of an ill patient
     may be normal. With n_abnormal=0 ill patients are left out altogether. A picture depends on
@@ -118,7 +104,7 @@ def draw(n_normal, n_abnormal, size=128, seed=0, first_patient=0):
     lesions = pd.DataFrame({"kind": kinds, "area": masks.mean(axis=(1, 2))})
     lesions = lesions[lesions["kind"].notna()]
     patients, views = [str(patient) for patient, _, _ in roster], [view for _, view, _ in roster]
-    return Phantom(images, masks, lesions, patients, views)
+    return Drawn(images, masks, lesions, patients, views)
 
 
 def radiograph(patient, view, abnormal, size=128, seed=0):
@@ -157,67 +143,20 @@ def _halved(picture):
 
 
 def write_phantom(folder, size=32, seed=0, known_normal=300, unlabeled=(75, 225), test=(200, 200)):
-    """Write the data set in the Med-AD layout and return its folder as a Path.
+    """Write the data set in the Med-AD layout and return its folder, see `drawn.write_drawn`.
 
-    unlabeled and test are (normal, abnormal) counts; no patient is in two parts. The folder
-    appears complete or not at all; a complete one that is there already, or that someone else
-    finishes first, is kept. Raises ValueError as draw does, OSError where writing fails.
+    unlabeled and test are (normal, abnormal) counts; no patient is in two parts. Raises ValueError
+    as `draw` does.
     """
-    folder = Path(folder)
-    if (folder / "data.json").is_file():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as draft:
-        complete = Path(draft, folder.name)
-        _fill(complete, size, seed, ((known_normal, 0), unlabeled, test))
-        try:
-            os.rename(complete, folder)
-        except OSError:
-            if not (folder / "data.json").is_file():
-                raise
-    return folder
 
+    def parts():
+        found, first = [], 0
+        for n_normal, n_abnormal in ((known_normal, 0), unlabeled, test):
+            found.append(draw(n_normal, n_abnormal, size, seed, first))
+            first = max([first] + [int(patient) + 1 for patient in found[-1].patients])
+        return found
 
-def is_current(folder):
-    """Whether a folder holds a set drawn by this version."""
-    try:
-        return json.loads((Path(folder) / "data.json").read_text())["drawing"] == DRAWING
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _fill(folder, size, seed, counts):
-    """Draw all parts and write every file of the data set."""
-    parts, first = [], 0
-    for n_normal, n_abnormal in counts:
-        parts.append(draw(n_normal, n_abnormal, size, seed, first))
-        first = max([first] + [int(patient) + 1 for patient in parts[-1].patients])
-    # In drawing order a part's last patients share a class, so names use shuffled numbers.
-    labels = [f"p{number:04d}" for number in np.random.default_rng(seed).permutation(first)]
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True)
-    groups, owners, lesions = [], [], []
-    for part in parts:
-        groups.append({"0": [], "1": []})
-        for row, (patient, view) in enumerate(zip(part.patients, part.views, strict=True)):
-            name = f"{labels[int(patient)]}_{view}.png"
-            abnormal = row in part.lesions.index
-            groups[-1][str(int(abnormal))].append(name)
-            owners.append((name, labels[int(patient)]))
-            Image.fromarray(part.images[row]).save(folder / "images" / name)
-            if abnormal:
-                lesions.append((name, *part.lesions.loc[row]))
-                Image.fromarray(part.masks[row]).convert("L").save(folder / "masks" / name)
-    groups = [{key: sorted(names) for key, names in group.items()} for group in groups]
-    split = {"train": {"0": groups[0]["0"], "unlabeled": groups[1]}, "test": groups[2]}
-    split |= {"size": size, "drawing": DRAWING}
-    (folder / "data.json").write_text(json.dumps(split, indent=1))
-    _table(owners, ["image", "patient"], folder / "metadata.csv")
-    _table(lesions, ["image", "kind", "area"], folder / "lesions.csv")
-
-
-def _table(rows, columns, file):
-    pd.DataFrame(sorted(rows), columns=columns).to_csv(file, index=False)
+    return write_drawn(folder, parts, seed, DRAWING)
 
 
 def _stream(seed, patient, use):

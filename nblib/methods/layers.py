@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def instance_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
@@ -89,6 +90,32 @@ def dcgan_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1, 0.02)
         nn.init.zeros_(module.bias)
+
+
+def pad(network: nn.Module, mode: str) -> None:
+    """Pad every convolution of a network by 'circular' or 'reflect' in place of zeros.
+
+    Zeros tell a network where the image ends, and so where things lie; a circular image has no end.
+    Of transposed convolutions, which know zeros only, the 4x4 ones of `up` are meant.
+    """
+    for name, child in network.named_children():
+        if isinstance(child, nn.ConvTranspose2d):
+            setattr(network, name, PaddedUp(child, mode))
+        elif isinstance(child, nn.Conv2d):
+            child.padding_mode = mode
+        else:
+            pad(child, mode)
+
+
+class PaddedUp(nn.Module):
+    """A 4x4 transposed convolution that doubles the size, padded by hand and cropped."""
+
+    def __init__(self, conv: nn.ConvTranspose2d, mode: str):
+        super().__init__()
+        self.conv, self.mode = conv, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(functional.pad(x, (1, 1, 1, 1), self.mode))[..., 2:-2, 2:-2]
 
 
 class Residual(nn.Module):

@@ -31,9 +31,13 @@ class Detection(NamedTuple):
 
 
 def residual(x: Tensor, restored: Tensor) -> Detection:
-    """What a method that restores images says of x: the map |x - x'| / 2, its mean as score."""
+    """What a method that restores images says of x: the map |x - x'| / 2, its mean as score.
+
+    Beside it, as a second score, the map's maximum.
+    """
     map = (x - restored).abs().mean(1) / 2
-    return Detection({"residual": map.mean((1, 2))}, map, restored)
+    scores = {"residual": map.mean((1, 2)), "map maximum": map.amax((1, 2))}
+    return Detection(scores, map, restored)
 
 
 class Method(nn.Module):

@@ -25,6 +25,7 @@ from nblib.methods.layers import (
     Residual,
     conv,
     cut,
+    pad,
     paste,
     up,
 )
@@ -113,7 +114,7 @@ class Generator(nn.Module):
     the way of `placed` (`layers.Placed`, as published, or `layers.PlacedBehindNorm`); what `added`
     says is added to the first layer's output. attention: of the bottleneck, if there is one; gate:
     a class called with the channels of a skip; encoder, decoder: see `ConvEncoder` and
-    `conv_decoder`.
+    `conv_decoder`; padding: of the convolutions, 'zeros', 'circular' or 'reflect'.
     Raises ValueError for a size that cannot be cut and halved three times, and for such images.
     """
 
@@ -136,6 +137,7 @@ class Generator(nn.Module):
         gate: type[nn.Module] = AttentionGate,
         encoder: Callable[..., nn.Module] = ConvEncoder,
         decoder: Callable[..., nn.Module] = conv_decoder,
+        padding: str = "zeros",
     ):
         super().__init__()
         step = 8 * grid
@@ -159,6 +161,8 @@ class Generator(nn.Module):
             bottleneck.insert(attention.after, attention.made(8 * width, patch // 8))
         self.bottleneck = nn.Sequential(placed(8 * width, code), *bottleneck)
         self.decoder = decoder(channels, width, patch, gate)
+        if padding != "zeros":
+            pad(self, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         step, (height, width) = 8 * self.grid, x.shape[-2:]
@@ -179,7 +183,8 @@ class SAGAN(Method):
     comparison are SAGAN with other parts (see the catalogue).
 
     size, channels: of the images; width: channels of the generator's first layer; grid: patches
-    along each side; place, placed, added, attention, gate, encoder, decoder: see `Generator`;
+    along each side; place, placed, added, attention, gate, encoder, decoder, padding: see
+    `Generator`;
     critic_place: the place part of the critic, if it has one, which is also told `added`;
     critic_width, critic_layers: see `layers.Critic` (None: as wide as the generator); needs: what
     it learns from. Without pseudo-anomalies there is no reconstruction term; without the unlabeled
@@ -205,6 +210,7 @@ class SAGAN(Method):
         gate: type[nn.Module] = AttentionGate,
         encoder: Callable[..., nn.Module] = ConvEncoder,
         decoder: Callable[..., nn.Module] = conv_decoder,
+        padding: str = "zeros",
         critic_place: type[nn.Module] | None = None,
         critic_width: int | None = None,
         critic_layers: int = 6,
@@ -219,8 +225,9 @@ class SAGAN(Method):
     ):
         super().__init__()
         self.G = Generator(
-            size, channels, width, grid, place, placed, added, attention, gate, encoder, decoder
-        )
+            size, channels, width, grid, place, placed, added, attention, gate, encoder, decoder,
+            padding,
+        )  # fmt: skip
         critic_width = critic_width or width
         self.D = Critic(
             size, channels, critic_width, critic_layers,

@@ -3,6 +3,7 @@
     smoke    seconds a notebook, for tests; its numbers mean nothing
     quick    less than a minute a method on one core on the drawn set, for which it was found, and
              two to four on real sets; what `make figures` runs
+    places   two minutes a method on one core; the drawn set `places` alone
     laptop   about ten minutes a method on one core; real sets without a GPU
     thesis   the published sizes and iterations; one GPU
 
@@ -43,6 +44,11 @@ BUDGETS = {
     "laptop": {
         "translation": _TRANSLATION | dict(steps=600),
         "one class": _ONE_CLASS | dict(steps=800),
+    },
+    # Of the set `places`, see the notebook 37_where_place_decides.
+    "places": {
+        "translation": _QUICK | dict(batch_size=8, steps=600),
+        "one class": _ONE_CLASS | dict(steps=200),
     },
     "thesis": {"translation": {}, "one class": {}},
 }

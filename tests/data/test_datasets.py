@@ -238,15 +238,18 @@ def test_a_file_is_no_set(make_set, tmp_path):
         load(tmp_path / "file")
 
 
+VERSION = datasets.phantom.DRAWING
+
+
 def test_the_phantom_is_drawn_where_it_is_missing(project_root, set_writer, monkeypatch):
     monkeypatch.delenv("NBLIB_SETS", raising=False)
     written = []
 
     def write(folder):
         written.append(folder)
-        return of_version(set_writer(folder), datasets.phantom.DRAWING)
+        return of_version(set_writer(folder), VERSION)
 
-    monkeypatch.setattr(datasets.phantom, "write_phantom", write)
+    monkeypatch.setitem(datasets.DRAWN, "phantom", (write, VERSION))
     assert len(load("phantom", 16).test) == len(load("phantom", 16).test) == 6
     assert [folder.resolve() for folder in written] == [
         (project_root / "data" / "sets" / "phantom").resolve()
@@ -274,7 +277,8 @@ def test_a_phantom_of_another_version_is_set_aside_with_its_runs(
     (runs / "mine").write_text("a run")
     small = dict(size=32, known_normal=3, unlabeled=(2, 2), test=(2, 2))
     write = datasets.phantom.write_phantom
-    monkeypatch.setattr(datasets.phantom, "write_phantom", lambda folder: write(folder, **small))
+    drawn = (lambda folder: write(folder, **small)), VERSION
+    monkeypatch.setitem(datasets.DRAWN, "phantom", drawn)
 
     dataset = load("phantom")
     assert dataset.size == 32 and len(dataset.test) == 4

@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from data.supervised import scaled, scores_of_a_supervised_network
-from nblib.data import phantom
+from nblib.data import drawn, phantom
+from nblib.data.drawn import is_current
 
 KINDS = {"nodule", "consolidation", "effusion", "heart"}
 
@@ -117,7 +118,7 @@ def test_bad_arguments(arguments):
 def test_files(folder):
     split = json.loads((folder / "data.json").read_text())
     assert set(split) == {"train", "test", "size", "drawing"} and split["size"] == 32
-    assert phantom.is_current(folder) and set(split["train"]) == {"0", "unlabeled"}
+    assert is_current(folder, phantom.DRAWING) and set(split["train"]) == {"0", "unlabeled"}
     groups = [split["train"]["0"]] + [
         part[label] for part in (split["train"]["unlabeled"], split["test"]) for label in "01"
     ]
@@ -200,7 +201,7 @@ def test_nothing_shows_before_all_is_written(tmp_path, monkeypatch):
         seen.append((target.exists(), len(os.listdir(source / "images"))))
         rename(source, target)
 
-    monkeypatch.setattr(phantom.os, "rename", watch)
+    monkeypatch.setattr(drawn.os, "rename", watch)
     phantom.write_phantom(tmp_path / "phantom", **COUNTS)
     assert seen == [(False, 11)] and os.listdir(tmp_path) == ["phantom"]
 
@@ -213,7 +214,7 @@ def test_the_other_writers_folder_is_kept(tmp_path, monkeypatch):
         (target / "data.json").write_text("theirs")
         rename(source, target)
 
-    monkeypatch.setattr(phantom.os, "rename", be_second)
+    monkeypatch.setattr(drawn.os, "rename", be_second)
     for _ in range(2):
         assert phantom.write_phantom(tmp_path / "phantom", **COUNTS) == tmp_path / "phantom"
         assert (tmp_path / "phantom" / "data.json").read_text() == "theirs"
