@@ -79,7 +79,7 @@ class Pretrained(Method):
     enlarge: see the images that other methods see, scaled up, instead of larger ones.
     """
 
-    at_budget = dict(smoke=dict(pixels=64))
+    at_budget = dict(smoke=dict(pixels=64), quick=dict(pixels=112))
 
     def __init__(
         self, model: str = "tf_efficientnet_lite0", pixels: int = 224, enlarge: bool = False

@@ -1,7 +1,7 @@
 """Where place decides: runs on the drawn set `places`, what was predicted of them, what came out.
 
-The set's true answer is known: a method that cannot tell places is at AUC 0.5, one that can may reach
-1. `PREDICTIONS` were written before the runs, from a trial with one or two seeds, and are kept.
+The set's true answer is known: a method that cannot tell places is at AUC 0.5, one that can may
+reach 1. `PREDICTIONS` were written before the runs, from a trial with one or two seeds, and are kept.
 """
 
 from typing import NamedTuple

@@ -65,7 +65,7 @@ def without_knowing_places(run: Run, images: np.ndarray) -> pd.DataFrame:
     for what, change in {"swapped": with_swapped_codes, "taken out": without_codes}.items():
         method.G = change(G)
         after = detect_all(method, images)
-        (one,), (other,) = before.scores.values(), after.scores.values()
+        one, other = before.score, after.score
         rows[run.config["method"], what] = {
             "largest change of a pixel": np.abs(after.restored - before.restored).max(),
             "largest change of a score": np.abs(other / one - 1).max(),

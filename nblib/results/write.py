@@ -62,8 +62,11 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
     ]
     if any(changed(result) for result in results):
         lines.append("Networks are smaller and trained shorter than published: see the settings.")
-    if rows["method"].str.startswith("pretrained").any():
-        lines.append("pretrained_knn and pretrained_logistic see 224 x 224 pixels, not these.")
+    pixels = {r.config["arguments"].get("pixels", config["size"]) for r in results}
+    if seen := max(pixels - {config["size"]}, default=None):
+        lines.append(
+            f"pretrained_knn and pretrained_logistic see {seen} x {seen} pixels, not these."
+        )
     if config["budget"] == "smoke":
         lines.append("The numbers of the budget smoke mean nothing: it tests software.")
     if config["set"] == "phantom":

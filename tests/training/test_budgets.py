@@ -31,7 +31,7 @@ def test_every_method_can_be_built_from_its_arguments_at_every_budget_but_the_la
 
 def test_budgets_grow():
     steps = [budgets.arguments("sagan", b)["steps"] for b in budgets.BUDGETS]
-    assert list(budgets.BUDGETS) == ["smoke", "quick", "laptop", "thesis"]
+    assert list(budgets.BUDGETS) == ["smoke", "quick", "places", "laptop", "thesis"]
     assert steps == sorted(set(steps))
 
 
@@ -44,7 +44,7 @@ def test_overrides_go_before_the_budget():
     "call, words",
     [
         (("sagn", "quick", {}), "There are: mean_intensity"),
-        (("sagan", "fast", {}), "There are: smoke, quick, laptop, thesis"),
+        (("sagan", "fast", {}), "There are: smoke, quick, places, laptop, thesis"),
         (("sagan", "quick", {"widht": 8}), "no argument widht. It has: .*width"),
     ],
 )
@@ -65,9 +65,9 @@ def test_all_methods_of_a_family_train_the_same_number_of_steps():
 
 def test_numbers_that_one_method_alone_has_stand_on_its_class():
     of = {name: [budgets.arguments(name, b) for b in budgets.BUDGETS] for name in METHODS}
-    assert [given["search_steps"] for given in of["anogan"]] == [5, 50, 100, 500]
-    assert [given["average"] for given in of["alad"]] == [0.5, 0.98, 0.99, 0.999]
-    assert [given["pixels"] for given in of["pretrained_knn"]] == [64, 224, 224, 224]
+    assert [given["search_steps"] for given in of["anogan"]] == [5, 50, 500, 100, 500]
+    assert [given["average"] for given in of["alad"]] == [0.5, 0.98, 0.999, 0.99, 0.999]
+    assert [given["pixels"] for given in of["pretrained_knn"]] == [64, 112, 224, 224, 224]
 
 
 def test_the_published_lengths_and_rates_are_the_defaults():
