@@ -16,7 +16,7 @@ BIN = .venv/bin
 BATCH = --data '$(DATA)' --budget '$(BUDGET)' --seeds '$(SEEDS)' --precision '$(PRECISION)' --jobs $(JOBS) \
 	$(if $(ALL),--every)
 
-.PHONY: figures report ratios test lab bench check-quick pictures simulate keep links strip
+.PHONY: figures report ratios places test lab bench check-quick pictures simulate keep links strip
 
 # Every notebook, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
 figures: .venv/installed
@@ -30,6 +30,10 @@ report: .venv/installed
 # SAGAN and its kin with 0 to 100 % abnormal images in the unlabeled mix.
 ratios: .venv/installed
 	@$(BIN)/python -m nblib batch ratios $(BATCH)
+
+# What place codes do where place decides: 105 trainings on the set places, three hours on two cores.
+places: .venv/installed
+	@$(BIN)/python -m nblib batch places --seeds 0,1,2,3,4 --jobs $(JOBS)
 
 test: .venv/installed
 	$(BIN)/ruff check .

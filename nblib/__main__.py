@@ -48,6 +48,12 @@ def _ratio(given: argparse.Namespace) -> None:
     print(robustness.run_ratio(*asked).folder)
 
 
+def _place(given: argparse.Namespace) -> None:
+    from nblib.results import placement
+
+    print(placement.run_place(given.method, given.padding, given.seed).folder)
+
+
 def _moved(given: argparse.Namespace) -> None:
     from nblib.data import datasets
     from nblib.results import robustness
@@ -101,7 +107,7 @@ def commands() -> Parser:
         "run all notebooks over some sets and seeds; what is finished is not done again",
         "all --data phantom,some/folder --budget quick --seeds 0,1,2",
     )
-    argument("target", choices=("all", "report", "ratios"), help="see the Makefile")
+    argument("target", choices=("all", "report", "ratios", "places"), help="see the Makefile")
     argument("--data", default="phantom", help="names or folders, with commas between")
     argument("--budget", default="quick", help="smoke, quick, laptop or thesis")
     argument("--seeds", default="0", help="whole numbers, with commas between")
@@ -129,6 +135,13 @@ def commands() -> Parser:
         argument(name, type=kind)
     argument("seed", type=int)
     argument("--precision", **precision)
+
+    argument = command(
+        _place, "train on the drawn set `places` with a padding", "sagan_whole circular 0"
+    )
+    argument("method")
+    argument("padding", choices=("zeros", "reflect", "circular"))
+    argument("seed", type=int)
 
     argument = command(_moved, "score moved test images by finished runs", "phantom quick 0")
     for name, kind in (("set", str), ("budget", str), ("seed", int)):

@@ -20,6 +20,7 @@ SECONDS = {
     "pretrained_features": 60,
     "moved": 45,
     "ratio": 45,
+    "place": 120,
 }
 """What a job takes at `quick`, beside `OTHERS`: what is left is estimated by these proportions."""
 
@@ -37,8 +38,8 @@ def batch(
 ) -> int:
     """Run Snakemake on the notebooks, as the only batch of this root; returns its exit status.
 
-    target: all, report (tables and figures again from what there is; trains nothing) or ratios;
-    data, seeds: with commas between; precision: fp32, bf16 or '', which is the device's own;
+    target: all, report (tables and figures again from what there is; trains nothing), ratios or
+    places; data, seeds: with commas between; precision: fp32, bf16 or '' (the device's own);
     every: see `plan.methods`. Raises ValueError for a set, budget or seed that there is not, and
     where another batch is running.
     """

@@ -7,7 +7,7 @@ import pytest
 
 from nblib.__main__ import commands
 
-COMMANDS = ["score", "batch", "execute", "ratio", "moved", "keep", "links", "readme"]
+COMMANDS = ["score", "batch", "execute", "ratio", "place", "moved", "keep", "links", "readme"]
 
 
 def nblib(*words):

@@ -1,12 +1,19 @@
 """Where place decides: runs on the drawn set `places`, what was predicted of them, what came out.
 
 The set's true answer is known: a method that cannot tell places is at AUC 0.5, one that can may
-reach 1. `PREDICTIONS` were written before the runs, from a trial with one or two seeds, and are kept.
+reach 1. `PREDICTIONS` were written before the runs, from a trial with one or two seeds, and kept.
 """
 
+import contextlib
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
+
+from nblib import metrics
 from nblib.data import datasets
+from nblib.results import store, tables
+from nblib.results.store import PROJECT, Result
 from nblib.training import runs
 from nblib.training.runs import Run
 
@@ -72,3 +79,92 @@ def run_place(method: str, padding: str, seed: int) -> Run:
     """Train a method on the set `places` with this padding, or take the finished run."""
     given = {} if padding == "zeros" else {"padding": padding}
     return runs.run(method, datasets.load(SET), BUDGET, seed, variant=variant(padding), **given)
+
+
+def collected() -> list[Result]:
+    """The runs on the set `places` that are finished here or whose scores are kept, if any.
+
+    Kept scores are the project's own, whatever the root: the notebook shows them beside any set.
+    """
+    found = []
+    for padding in dict.fromkeys(prediction.padding for prediction in PREDICTIONS):
+        with contextlib.suppress(FileNotFoundError):
+            found += store.collect(SET, BUDGET, variant(padding), PROJECT)
+    return found
+
+
+def padding_of(result: Result) -> str:
+    return "zeros" if result.config["variant"] == "base" else result.config["variant"]
+
+
+def outcome(results: list[Result]) -> pd.DataFrame:
+    """A row a prediction with what came out of it, as far as it has run.
+
+    auc, auc_low, auc_high: as in `tables.table`; auc_by_maximum: by the highest value of the map in
+    place of its mean; twins: the largest difference between the scores of two twins, as a share of
+    their mean; right: whether the mean AUC, to three digits, is where it was predicted.
+    """
+    rows = []
+    for padding in dict.fromkeys(prediction.padding for prediction in PREDICTIONS):
+        own = [result for result in results if padding_of(result) == padding]
+        if not own:
+            continue
+        for row in tables.table(own).itertuples():
+            of_method = [r.test for r in own if r.config["method"] == row.method]
+            by_maximum = [metrics.auc(t["label"], t["map maximum"]) for t in of_method]
+            rows.append(
+                {
+                    "method": row.method,
+                    "padding": padding,
+                    "seeds": row.seeds,
+                    "auc": row.auc,
+                    "auc_low": row.auc_low,
+                    "auc_high": row.auc_high,
+                    "auc_seed_sd": row.auc_seed_sd,
+                    "auc_by_maximum": np.mean(by_maximum),
+                    "twins": max(_between_twins(test) for test in of_method),
+                }
+            )
+    predicted = pd.DataFrame(PREDICTIONS).rename(columns={"low": "least", "high": "most"})
+    if not rows:
+        return predicted.iloc[:0]
+    table = predicted.merge(pd.DataFrame(rows), on=["method", "padding"])
+    table["right"] = table["auc"].round(3).between(table["least"], table["most"])
+    return table
+
+
+def _between_twins(test: pd.DataFrame) -> float:
+    pairs = test.groupby("patient")["score"]
+    return float(((pairs.max() - pairs.min()) / pairs.mean()).max())
+
+
+def curves(results: list[Result]) -> pd.DataFrame:
+    """AUC over the steps of the training: method, padding, seed, step, auc."""
+    tables_of = [
+        result.checkpoints[["step", "auc"]].assign(
+            method=result.config["method"],
+            padding=padding_of(result),
+            seed=result.config["seed"],
+        )
+        for result in results
+    ]
+    return pd.concat(tables_of) if tables_of else pd.DataFrame(columns=["method", "padding"])
+
+
+def for_print(table: pd.DataFrame) -> pd.DataFrame:
+    """`outcome` in words."""
+    rows = [
+        {
+            "method": row.method,
+            "padding": row.padding,
+            "predicted": f"{row.least:.3f} to {row.most:.3f}",
+            "seeds": row.seeds,
+            "AUC": f"{row.auc:.3f} [{row.auc_low:.3f}, {row.auc_high:.3f}]",
+            "sd of seeds": "" if pd.isna(row.auc_seed_sd) else f"{row.auc_seed_sd:.3f}",
+            "by the map's maximum": f"{row.auc_by_maximum:.3f}",
+            "twins differ by": f"{row.twins:.1g}",
+            "right": "yes" if row.right else "no",
+        }
+        for row in table.itertuples()
+    ]
+    return pd.DataFrame(rows)

@@ -43,18 +43,22 @@ def of(run: Run) -> Result:
     return Result(run.config, run.metrics, run.scores, checkpoints(run), run)
 
 
-def collect(data: str | Path, budget: str, variants: str = "base") -> list[Result]:
+def collect(
+    data: str | Path, budget: str, variants: str = "base", project: Path | None = None
+) -> list[Result]:
     """The finished runs of a set at a budget, in the catalogue's order, then by variant and seed.
 
     data: the set's name, or the path of its folder. variants: the base runs, or those whose
-    variant matches a pattern such as 'ratio*'. A run of `data/runs` takes precedence over its kept
+    variant matches a pattern such as 'ratio*'. project: whose kept scores are read, by default the
+    root's. A run of `data/runs` takes precedence over its kept
     scores in `data/scores`. Runs of methods that the catalogue no longer has are named and left
     out. Raises FileNotFoundError, naming the command that makes them, where
     there is none, and ValueError where the test images have no labels.
     """
     data = Path(data).name
     found: dict[tuple[str, str, int], Result] = {}
-    for file in sorted(_scores_folder(data, budget).glob(f"*/{_stem(variants, '*')}.json")):
+    kept = _scores_folder(data, budget, project)
+    for file in sorted(kept.glob(f"*/{_stem(variants, '*')}.json")):
         record = json.loads(file.read_text())
         scores = read_scores(file.with_suffix(".csv.gz"))
         checkpoints = pd.DataFrame(record.get("checkpoints", []))
@@ -157,10 +161,12 @@ def keep(data: str, budget: str) -> list[Path]:
 
 
 def _all(data: str, budget: str) -> list[Result]:
-    """The base runs, and those at other ratios where there are any."""
-    with contextlib.suppress(FileNotFoundError):
-        return collect(data, budget) + collect(data, budget, "ratio*")
-    return collect(data, budget)
+    """The base runs, and those at other ratios or of another padding where there are any."""
+    found = collect(data, budget)
+    for variants in ("ratio*", "circular", "reflect"):
+        with contextlib.suppress(FileNotFoundError):
+            found += collect(data, budget, variants)
+    return found
 
 
 def _write_scores(path: Path, scores: pd.DataFrame) -> None:
@@ -184,8 +190,8 @@ def _runs_folder(data: str, budget: str) -> Path:
     return root() / "data" / "runs" / data / budget
 
 
-def _scores_folder(data: str, budget: str) -> Path:
-    return root() / "data" / "scores" / data / budget
+def _scores_folder(data: str, budget: str, project: Path | None = None) -> Path:
+    return (project or root()) / "data" / "scores" / data / budget
 
 
 def _key(config: dict) -> tuple[str, str, int]:

@@ -41,14 +41,14 @@ BUDGETS = {
         "translation": _QUICK,
         "one class": _ONE_CLASS | dict(steps=200),
     },
-    "laptop": {
-        "translation": _TRANSLATION | dict(steps=600),
-        "one class": _ONE_CLASS | dict(steps=800),
-    },
     # Of the set `places`, see the notebook 37_where_place_decides.
     "places": {
         "translation": _QUICK | dict(batch_size=8, steps=600),
         "one class": _ONE_CLASS | dict(steps=200),
+    },
+    "laptop": {
+        "translation": _TRANSLATION | dict(steps=600),
+        "one class": _ONE_CLASS | dict(steps=800),
     },
     "thesis": {"translation": {}, "one class": {}},
 }
