@@ -11,18 +11,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from browser import opened
 
-FIGURES = Path(__file__).parents[2] / "figures"
+from nblib.files import root
+
+KEPT = Path(__file__).parents[2] / "figures" / "readme"
 
 
 def main():
-    made, kept = FIGURES / "phantom" / "quick" / "qualitative.png", FIGURES / "readme"
+    figures = root() / "figures"
+    made = figures / "phantom" / "quick" / "qualitative.png"
     if not made.exists():
         sys.exit(f"There is no {made}. Make it: make figures")
-    kept.mkdir(exist_ok=True)
-    shutil.copy(made, kept / "figure_4_4.png")
-    with opened((FIGURES / "html" / "index.html").as_uri(), 1100, 1250) as (page, _):
-        page.screenshot(path=kept / "front_page.png")
-    print(*sorted(kept.glob("*.png")), sep="\n")
+    KEPT.mkdir(exist_ok=True)
+    shutil.copy(made, KEPT / "figure_4_4.png")
+    with opened((figures / "html" / "index.html").as_uri(), 1100, 1250) as (page, _):
+        page.screenshot(path=KEPT / "front_page.png")
+    print(*sorted(KEPT.glob("*.png")), sep="\n")
 
 
 if __name__ == "__main__":
