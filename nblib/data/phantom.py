@@ -2,9 +2,9 @@
 
 The phantom shows methods at work, with masks, in less than a minute each. It is not a benchmark:
 drawing and the budget `quick` were shaped together so that the GANs of this project can be seen to
-work, and so no ranking of methods and no verdict of any kind is ever drawn from it. Films are hard
-for the reason that `22_sagan` gives, and the bowels hold gas of every extent, a variety that is
-normal: without it principal components alone find what is abnormal.
+work, and so no ranking of methods and no verdict of any kind is ever drawn from it. Films are hard,
+since SAGAN learns less on grey ones in this time (`22_sagan`), and the bowels hold gas of every
+extent, a variety that is normal: without it principal components alone find what is abnormal.
 
 Attenuation is summed along parallel rays (soft tissue and bone add, lung air takes away), then
 come scatter, blur, quantum noise and the exposure curve; dense is bright. Shapes live in

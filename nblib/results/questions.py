@@ -1,15 +1,19 @@
-"""What is asked of every set: a preregistration, a list by hand."""
+"""What is asked of a set: a preregistration, a list by hand."""
 
 from collections import Counter
 from typing import NamedTuple
 
 
 class Question(NamedTuple):
-    """A question, the pairs of methods that answer it, and the family that Holm corrects over."""
+    """A question, the pairs of methods that answer it, and the family that Holm corrects over.
+
+    sets: of which it is asked; () are all sets that have no questions of their own.
+    """
 
     text: str
     pairs: tuple[tuple[str, str], ...]
     family: str
+    sets: tuple[str, ...] = ()
 
 
 def _each(methods: str, against: str) -> tuple[tuple[str, str], ...]:
@@ -67,10 +71,48 @@ QUESTIONS = (
         + _each("healthygan brainomaly sagan sagan_rope sagan_swin", "pretrained_logistic"),
         "GANs and others",
     ),
+    Question(
+        "Do the published codes tell places?",
+        _each("sagan sagan_learned sagan_sinusoidal", "sagan_no_place"),
+        "where place decides",
+        ("places",),
+    ),
+    Question(
+        "Do codes that act tell places?",
+        (
+            ("sagan_place_acts", "sagan"),
+            ("sagan_learned_acts", "sagan_learned"),
+            ("sagan_sinusoidal_acts", "sagan_sinusoidal"),
+        ),
+        "where place decides",
+        ("places",),
+    ),
+    Question(
+        "Does it help not to cut?",
+        _each("sagan_whole", "sagan"),
+        "where place decides",
+        ("places",),
+    ),
+    Question(
+        "What do attention, its encodings and Swin add to that?",
+        _each("sagan_attention sagan_swin", "sagan_whole")
+        + _each("sagan_rope sagan_alibi sagan_attention_bias", "sagan_attention"),
+        "where place decides",
+        ("places",),
+    ),
 )
-"""What is asked of every set. A pair follows from what a variant changes, never from a result. When
+"""What is asked. A pair follows from what a variant changes, never from a result. When
 the list was written, results of the family 'GANs and others' were known, and of the family 'inside
-SAGAN' one seed on the set nih: on the committed sets the former is exploratory."""
+SAGAN' one seed on the set nih: on the committed sets the former is exploratory. The family 'where
+place decides' was written when the first two of its 105 runs were known."""
 
-PAIRS = Counter(question.family for question in QUESTIONS for _ in question.pairs)
-"""How many pairs each family has, run or not."""
+
+def asked_of(data: str) -> list[Question]:
+    """The questions that are asked of a set: its own, if it has any."""
+    own = [question for question in QUESTIONS if data in question.sets]
+    return own or [question for question in QUESTIONS if not question.sets]
+
+
+def pairs_of(data: str) -> Counter[str]:
+    """How many pairs each family of a set's questions has, run or not."""
+    return Counter(question.family for question in asked_of(data) for _ in question.pairs)

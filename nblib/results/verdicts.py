@@ -1,4 +1,4 @@
-"""Results of all methods -> an answer to each of `questions.QUESTIONS`, in a table and in words."""
+"""Results of all methods -> an answer to each question asked of a set, in a table and in words."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from nblib.results.differences import (
     needed,
     never_equivalent,
 )
-from nblib.results.questions import PAIRS, QUESTIONS
+from nblib.results.questions import asked_of, pairs_of
 from nblib.results.store import Result
 
 DIFFERS, WITHIN = "differs", "differs, but within the margin"
@@ -40,7 +40,7 @@ def verdict(found: Difference, adjusted_p: float, margin: float = MARGIN) -> str
 def answers(
     results: list[Result], margin: float = MARGIN, resamples: int = metrics.RESAMPLES
 ) -> pd.DataFrame:
-    """Every pair of `QUESTIONS` of which both methods have run, a row each.
+    """Every pair that is asked of a set and of which both methods have run, a row each.
 
     difference: AUC of `method` minus that of `against`, with its 95 % interval (low, high), the
     error and its two parts, p and p_holm (over all pairs of the family), the answer, and
@@ -56,7 +56,8 @@ def answers(
         for name in methods
     }
     rows, differences, tested = [], [], len(np.unique(patients))
-    for question in QUESTIONS:
+    data = results[0].config["set"]
+    for question in asked_of(data):
         for pair in question.pairs:
             if not set(pair) <= set(methods):
                 continue
@@ -98,8 +99,8 @@ def answers(
     if table.empty:
         return table
     families = table.groupby("family")["p"]
-    table["p_holm"] = families.transform(lambda p: holm(p.to_numpy(), PAIRS[p.name]))
-    tests = table["family"].map(PAIRS)
+    table["p_holm"] = families.transform(lambda p: holm(p.to_numpy(), pairs_of(data)[p.name]))
+    tests = table["family"].map(pairs_of(data))
     table["answer"] = [
         verdict(d, p, margin) for d, p in zip(differences, table["p_holm"], strict=True)
     ]
@@ -199,7 +200,8 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
 def legend(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
     """What the numbers of `answers` are, in words."""
     done = table.groupby("family")["p"].count()
-    counts = ", ".join(f"{n} in '{name}', {done.get(name, 0)} tested" for name, n in PAIRS.items())
+    pairs = pairs_of(config["set"]).items()
+    counts = ", ".join(f"{n} in '{name}', {done.get(name, 0)} tested" for name, n in pairs)
     words = [
         f"Set {config['set']}, budget {config['budget']}. Difference of AUC of the means over the "
         "seeds, 95 % interval from the error of patients (resampled, the same for both methods) "
@@ -218,7 +220,7 @@ def legend(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
 def write_verdicts(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
     """`answers` as `figures/<set>/<budget>/verdict`; below the .md the sentences.
 
-    Raises ValueError where no pair of `QUESTIONS` has run.
+    Raises ValueError where no pair that is asked of the set has run.
     """
     table = answers(results, margin)
     if table.empty:

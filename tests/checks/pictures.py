@@ -10,7 +10,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from browser import opened
-
 from nblib.files import root
 
 KEPT = Path(__file__).parents[2] / "figures" / "readme"

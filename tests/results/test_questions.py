@@ -1,8 +1,18 @@
+import pytest
+
+from nblib.methods.catalogue import METHODS
 from nblib.results import questions
 
 
-def test_every_question_names_methods_and_each_pair_once():
-    from nblib.methods.catalogue import METHODS
+@pytest.mark.parametrize("data", ["nih", "phantom", "places"])
+def test_a_set_is_asked_about_known_methods_and_about_each_pair_once(data):
+    pairs = [pair for question in questions.asked_of(data) for pair in question.pairs]
+    assert len(set(pairs)) == len(pairs) > 8 and {n for pair in pairs for n in pair} <= set(METHODS)
+    assert questions.pairs_of(data).total() == len(pairs)
 
-    pairs = [pair for question in questions.QUESTIONS for pair in question.pairs]
-    assert len(set(pairs)) == len(pairs) and {n for pair in pairs for n in pair} <= set(METHODS)
+
+def test_a_set_with_questions_of_its_own_is_asked_no_others():
+    assert set(questions.pairs_of("places")) == {"where place decides"}
+    assert set(questions.pairs_of("nih")) == {"inside SAGAN", "GANs and others"}
+    asked = questions.asked_of("nih") + questions.asked_of("places")
+    assert sorted(asked) == sorted(questions.QUESTIONS)

@@ -141,7 +141,7 @@ def test_answers_hold_each_listed_pair_that_has_run_and_say_it_in_words():
     assert list(table["answer"]) == [DIFFERS, CANNOT_TELL]
     expected = differences.difference(labels, patients, sagan, gates)
     assert np.isclose(table["difference"][0], expected.value)
-    family = questions.PAIRS["inside SAGAN"]
+    family = questions.pairs_of("some set")["inside SAGAN"]
     assert np.isclose(table["p"][0], expected.p)
     assert np.isclose(table["p_holm"][0], family * expected.p)
     first = differences.delong(labels, patients, sagan[0], gates[0])
@@ -179,9 +179,14 @@ def test_networks_of_different_precision_are_not_tested_against_each_other():
 def test_answers_of_all_equal_methods_never_say_better(monkeypatch):
     random = np.random.default_rng(11)
     labels, patients, one, other = experiment(random, 100)
-    names = {name for question in questions.QUESTIONS for pair in question.pairs for name in pair}
+    names = {
+        name
+        for question in questions.asked_of("some set")
+        for pair in question.pairs
+        for name in pair
+    }
     scores = dict.fromkeys(names, one) | {"sagan": other}
     table = verdicts.answers(results_of(scores, labels, patients))
-    assert len(table) == sum(len(question.pairs) for question in questions.QUESTIONS)
+    assert len(table) == questions.pairs_of("some set").total()
     assert set(table["answer"]) <= {CANNOT_TELL, EQUIVALENT}
     assert (table["p_holm"] >= table["p"]).all()
