@@ -62,10 +62,12 @@ def _moved(given: argparse.Namespace) -> None:
 
 
 def _keep(given: argparse.Namespace) -> None:
-    from nblib.results import store
+    from nblib.results import placement, store
 
     for data in given.sets.split(","):
         print(*store.keep(data, given.budget), sep="\n")
+    if placement.SET in given.sets.split(","):
+        placement.keep_twins()
 
 
 def _links(given: argparse.Namespace) -> None:

@@ -141,7 +141,9 @@ def test_an_image_is_judged_the_same_alone_in_a_batch_and_in_another_order(name)
     together, shuffled = scored(method, images), scored(method, images[order])
     alone = [scored(method, images[i : i + 1]) for i in range(len(images))]
     for key, scores in together.scores.items():
-        tolerance = dict(rtol=1e-5, atol=1e-6 * scores.abs().max().item())
+        # A maximum is one pixel, and as close as pixels of the map are.
+        close = 1e-3 if key == "map maximum" else 1e-5
+        tolerance = dict(rtol=close, atol=close / 10 * scores.abs().max().item())
         torch.testing.assert_close(scores[order], shuffled.scores[key], **tolerance)
         torch.testing.assert_close(scores, torch.cat([a.scores[key] for a in alone]), **tolerance)
     for what in ("map", "restored"):

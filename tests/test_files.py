@@ -130,7 +130,7 @@ def hold():
 
     def start(lock):
         command = [sys.executable, "-c", HOLD, str(lock)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         started.append(subprocess.Popen(command, **pipes, text=True))
         return started[-1]
 
@@ -145,7 +145,7 @@ def test_one_writer_makes_two_processes_take_turns(tmp_path, hold):
     first = hold(lock)
     assert first.stdout.readline().startswith("held")
     second = hold(lock)
-    assert second.stdout.readline().startswith("seed0: another process")
+    assert second.stderr.readline().startswith("seed0: another process")
     time.sleep(0.1)
     done = first.communicate("\n", timeout=30)[0].split()
     held = second.communicate("\n", timeout=30)[0].split()
@@ -158,7 +158,7 @@ def test_a_killed_writer_leaves_no_stale_lock(tmp_path, hold):
     first = hold(tmp_path / "seed0.lock")
     assert first.stdout.readline().startswith("held")
     second = hold(tmp_path / "seed0.lock")
-    assert "another process" in second.stdout.readline()
+    assert "another process" in second.stderr.readline()
     first.kill()
     assert second.communicate("\n", timeout=30)[0].startswith("held")
 

@@ -25,7 +25,10 @@ from nblib.figures.of_results import (
     model_choice,
     one_through_models,
     over_ratios,
+    over_steps,
+    predicted,
     through_models,
+    twins,
 )
 from nblib.figures.style import (
     ABNORMAL,

@@ -130,6 +130,78 @@ def model_choice(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+PADDINGS = {"zeros": "o", "reflect": "s", "circular": "D"}
+"""A marker for each padding of a generator's convolutions."""
+
+
+@styled
+def predicted(table: pd.DataFrame, title: str) -> Figure:
+    """AUC with its interval for each row of `placement.outcome`, and where it was predicted.
+
+    What was predicted is a grey bar; what came out otherwise is filled with white.
+    """
+    if table.empty:
+        return nothing(title)
+    figure, axes = blank(height=1.1 + 0.22 * len(table))
+    axes = axes[0, 0]
+    names = [f"{row.method}, {row.padding}" for row in table.itertuples()]
+    for y, row in zip(-np.arange(len(table)), table.itertuples(), strict=True):
+        colour = entry(row.method).colour
+        least, most = row.least - 0.006, row.most + 0.006  # so that a point can be seen
+        axes.barh(y, most - least, left=least, height=0.8, color="#dddddd")
+        _interval_bar(axes, row.auc_low, row.auc_high, y, colour)
+        fill = colour if row.right else "white"
+        axes.plot(row.auc, y, PADDINGS[row.padding], mfc=fill, ms=6, mec="black", mew=0.9)
+    axes.set(yticks=-np.arange(len(table)), xlabel="AUC, 95 % interval over pairs of twins")
+    axes.set(title=title, xlim=(0.4, 1.03), ylim=(-len(table) + 0.4, 0.6))
+    axes.set_yticklabels(names, fontsize=7)
+    for padding, marker in PADDINGS.items():
+        axes.plot([], [], marker, color="black", label=f"{padding} around the image")
+    axes.plot([], [], "o", mfc="white", mec="black", label="not as predicted (grey)")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    return figure
+
+
+@styled
+def over_steps(table: pd.DataFrame, title: str) -> Figure:
+    """AUC over the steps of the training, a panel a padding, a line a run of `placement.curves`."""
+    if table.empty:
+        return nothing(title)
+    paddings = [padding for padding in PADDINGS if padding in set(table["padding"])]
+    figure, axes = blank(1, len(paddings), height=3.2)
+    for panel, padding in zip(axes[0], paddings, strict=True):
+        for method, rows in table[table["padding"] == padding].groupby("method", sort=False):
+            for number, (_, run) in enumerate(rows.groupby("seed")):
+                label = method if number == 0 else None
+                panel.plot(run["step"], run["auc"], color=entry(method).colour, lw=1, label=label)
+        panel.axhline(0.5, color="black", ls=":", lw=1)
+        panel.set(title=padding, xlabel="critic steps", ylim=(0.38, 1.03))
+    axes[0, 0].set_ylabel("AUC")
+    entries = {}
+    for panel in axes[0]:
+        entries |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=4, fontsize=7)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+@styled
+def twins(images: np.ndarray, maps: dict[str, np.ndarray], title: str) -> Figure:
+    """Pictures (n, H, W), a twin behind each, and below them the maps (n, H, W) of some methods."""
+    figure, axes = blank(1 + len(maps), len(images), height=0.5 + 1.05 * (1 + len(maps)))
+    for number, (cell, image) in enumerate(zip(axes[0], images, strict=True)):
+        show_image(cell, image)
+        cell.set_title(("normal", "its twin")[number % 2])
+    for line, (name, of_method) in zip(axes[1:], maps.items(), strict=True):
+        limit = max(of.max() for of in maps.values())
+        for cell, values in zip(line, of_method, strict=True):
+            show_map(cell, values, limit)
+        line[0].set_ylabel(name.replace("_", "\n", 1), fontsize=8)
+    axes[0, 0].set_ylabel("input", fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
 @styled
 def matrix(table: pd.DataFrame, title: str, label: str, middle: float = 0.0) -> Figure:
     """A table of numbers, written into cells whose colour goes from `middle` to both sides."""

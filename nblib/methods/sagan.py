@@ -167,9 +167,7 @@ class Generator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         step, (height, width) = 8 * self.grid, x.shape[-2:]
         if height % step or width % step:
-            raise ValueError(
-                f"SAGAN needs sides that are multiples of {step}; got {height, width}."
-            )
+            raise ValueError(f"Sides must be multiples of {step}; got {height}, {width}.")
         s1, s2, s3 = self.encoder(cut(x, self.grid))
         r = paste(self.decoder(self.bottleneck(s3), s1, s2), self.grid)
         if self.training:

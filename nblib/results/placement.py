@@ -5,6 +5,7 @@ reach 1. `PREDICTIONS` were written before the runs, from a trial with one or tw
 """
 
 import contextlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,9 @@ import pandas as pd
 
 from nblib import metrics
 from nblib.data import datasets
-from nblib.results import store, tables
+from nblib.files import root, written_whole
+from nblib.methods.catalogue import METHODS
+from nblib.results import store, tables, verdicts
 from nblib.results.store import PROJECT, Result
 from nblib.training import runs
 from nblib.training.runs import Run
@@ -168,3 +171,89 @@ def for_print(table: pd.DataFrame) -> pd.DataFrame:
         for row in table.itertuples()
     ]
     return pd.DataFrame(rows)
+
+
+TWINS = ("sagan", "sagan_place_acts")
+"""Whose maps of the same twins are kept: a code that is dead, and one that acts."""
+
+
+def keep_twins(pairs: int = 3) -> None:
+    """Keep some twins and the maps of them by `TWINS`, seed 0, beside the kept scores.
+
+    The images are drawn, so that they may be committed. Nothing is done where no such run is there.
+    """
+    found = [Run(runs.run_folder(SET, BUDGET, method, 0)) for method in TWINS]
+    if not all((run.folder / "maps.npz").exists() for run in found):
+        return
+    dataset, test = datasets.load(SET), found[0].test
+    chosen = [
+        rows.sort_values("label").index.to_list()
+        for _, rows in list(test.groupby("patient"))[:pairs]
+    ]
+    index = np.ravel(chosen)
+    maps = {run.config["method"]: run.test_map[index].astype(np.float16) for run in found}
+    with written_whole(root() / _TWINS) as file:
+        np.savez_compressed(file, images=dataset.test.images[index, 0], **maps)
+
+
+_TWINS = Path("data", "scores", SET, BUDGET, "twins.npz")
+
+
+def kept_twins() -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+    """What `keep_twins` kept: images (n, H, W), each behind its twin, and maps by method."""
+    file = PROJECT / _TWINS
+    if not file.exists():
+        return None
+    with np.load(file) as kept:
+        return kept["images"], {name: kept[name].astype(np.float32) for name in TWINS}
+
+
+def conclusions(table: pd.DataFrame, verdict: pd.DataFrame) -> list[str]:
+    """What follows for the thesis, in sentences made of `outcome` and of `verdicts.answers`."""
+    if table.empty:
+        return ["Nothing has run on the set places. Make it: make places"]
+    zeros = table[table["padding"] == "zeros"].set_index("method")
+    dead = [name for name in ("sagan", "sagan_learned", "sagan_no_place") if name in zeros.index]
+    lines = [
+        f"**SAGAN's code cannot act.** {_listed(zeros, dead)}: twins differ in their scores by at "
+        f"most {zeros.loc[dead, 'twins'].max():.1g} of them."
+    ]
+    acting = [name for name in zeros.index if name.endswith("_acts")]
+    answers = verdict[verdict["method"].isin(acting)]
+    told = [sentence for sentence in verdicts.sentences(answers) if sentence.startswith("`")]
+    lines.append(
+        f"**Made to act, it does what it should where place decides.** {_listed(zeros, acting)}. "
+        + " ".join(told)
+    )
+    if "sagan_sinusoidal" in zeros.index:
+        lines.append(
+            "**Published sinusoids act as well**, since they change within a patch: "
+            f"{_listed(zeros, ['sagan_sinusoidal'])}."
+        )
+    whole = [name for name in zeros.index if METHODS[name].fixed.get("grid") == 1]
+    lines.append(f"**What is not cut knows places anyway:** {_listed(zeros, whole)}.")
+    circular = table[table["padding"] == "circular"].set_index("method")
+    if len(circular):
+        lines.append(
+            f"**Around a circular image:** {_listed(circular, circular.index)}. A generator that "
+            "only convolves cannot tell where it is; Swin's windows and an attention over a grid "
+            "that does have an end can."
+        )
+    lines.append(f"**Whether X-rays need it is another question.** {_on_images()}")
+    return lines
+
+
+def _listed(rows: pd.DataFrame, names) -> str:
+    return ", ".join(f"`{name}` {rows.loc[name, 'auc']:.3f}" for name in names)
+
+
+def _on_images() -> str:
+    """What the committed verdicts say of the acting code on sets of patients."""
+    said = []
+    for file in sorted((PROJECT / "figures").glob("*/laptop/verdict.csv")):
+        rows = pd.read_csv(file).query("method == 'sagan_place_acts' and against == 'sagan'")
+        said += [
+            f"{file.parts[-3]}: {row.answer} ({row.difference:+.3f} AUC)"
+            for row in rows.itertuples()
+        ]
+    return "`sagan_place_acts` against `sagan`: " + "; ".join(said) + "." if said else ""

@@ -294,7 +294,7 @@ def test_how_far_the_search_has_come_is_shown(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     with torch.no_grad():
         ready(search_steps=4).detect(images(3))
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == [
         f"searching z for 3 images: {i} of 5" for i in range(1, 6)
     ]

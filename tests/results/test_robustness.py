@@ -67,7 +67,7 @@ def test_moved_scores_are_those_of_the_moved_images_and_a_refused_size_is_left_o
 
     method.__class__ = Refusing
     assert "size 48" not in robustness.moved_scores(method, dataset)
-    assert "only 64 pixels" in capsys.readouterr().out
+    assert "only 64 pixels" in capsys.readouterr().err
 
 
 def test_the_table_of_moved_images_follows_from_the_scores_kept_or_not(dataset, project_root):

@@ -14,7 +14,7 @@ def test_a_run_whose_method_has_left_the_catalogue_is_named_and_left_out(results
     left = store.collect(results[0].config["set"], "smoke")
     assert {result.config["method"] for result in left} == {"known_against_unlabeled"}
     said = "Left out, since the catalogue of methods no longer has it: former.\n"
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().err == said
 
 
 def test_kept_scores_make_the_same_table_without_the_runs(results, monkeypatch, tmp_path):

@@ -136,7 +136,8 @@ def test_metrics_are_written_last(dataset, monkeypatch):
 
 def test_scores_name_each_image_its_patient_part_and_label(sagan, noise):
     scores = sagan.scores
-    assert list(scores) == ["image", "patient", "part", "label", "score", "percentile"]
+    known = ["image", "patient", "part", "label", "score", "percentile"]
+    assert list(scores) == [*known, "map maximum"]
     held_scores = scores["score"][scores["part"] == "held_out_normal"]
     for score, percentile in zip(scores["score"], scores["percentile"], strict=True):
         assert np.isclose(percentile, percentileofscore(held_scores, score, "mean"))

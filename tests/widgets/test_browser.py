@@ -186,12 +186,12 @@ def test_the_explorer_in_jupyterlab(page, root, tmp_path):
     drag_threshold(page, 1.1)
     numbers = changed(page, lambda: counts(explorer), own)
     changed(page, lambda: curves.get_attribute("src"), drawn)
-    explorer.get_by_text("called abnormal 0.00 (0 of 240)").wait_for()
+    explorer.get_by_text("called abnormal 0.00 (0 of 400)").wait_for()
     none = counts(explorer)
     assert none["sensitivity"] == (0, 120) and none["specificity"] == (120, 120)
     assert set(page.locator(".nblib-ranking tbody td:last-child").all_inner_texts()) == {"normal"}
     drag_threshold(page, 0.3)
-    explorer.get_by_text("called abnormal 0.00 (0 of 240)").wait_for(state="detached")
+    explorer.get_by_text("called abnormal 0.00 (0 of 400)").wait_for(state="detached")
     page.wait_for_timeout(1000)
     numbers = counts(explorer)
     false = numbers["specificity"][1] - numbers["specificity"][0]
