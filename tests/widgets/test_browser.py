@@ -188,14 +188,14 @@ def test_the_explorer_in_jupyterlab(page, root, tmp_path):
     changed(page, lambda: curves.get_attribute("src"), drawn)
     explorer.get_by_text("called abnormal 0.00 (0 of 400)").wait_for()
     none = counts(explorer)
-    assert none["sensitivity"] == (0, 120) and none["specificity"] == (120, 120)
+    assert none["sensitivity"] == (0, 200) and none["specificity"] == (200, 200)
     assert set(page.locator(".nblib-ranking tbody td:last-child").all_inner_texts()) == {"normal"}
     drag_threshold(page, 0.3)
     explorer.get_by_text("called abnormal 0.00 (0 of 400)").wait_for(state="detached")
     page.wait_for_timeout(1000)
     numbers = counts(explorer)
     false = numbers["specificity"][1] - numbers["specificity"][0]
-    assert numbers["called abnormal"] == (numbers["sensitivity"][0] + false, 240)
+    assert numbers["called abnormal"] == (numbers["sensitivity"][0] + false, 400)
     explorer.get_by_text("Moved by hand").wait_for()
 
     # The view that stands alone in a cell has moved with it.
@@ -221,22 +221,22 @@ def test_the_explorer_in_jupyterlab(page, root, tmp_path):
     canvas = page.locator(".nblib-canvas img")
     canvas.scroll_into_view_if_needed()
     unpainted, box = canvas.get_attribute("src"), canvas.bounding_box()
-    x, y, side = box["x"], box["y"], box["width"] / 64
-    page.mouse.move(x + 20.5 * side, y + 30.5 * side)
+    x, y, side = box["x"], box["y"], box["width"] / 32
+    page.mouse.move(x + 10.5 * side, y + 15.5 * side)
     page.mouse.down()
-    page.mouse.move(x + 29.5 * side, y + 40.5 * side, steps=4)
+    page.mouse.move(x + 14.5 * side, y + 20.5 * side, steps=4)
     page.mouse.up()
     changed(page, lambda: canvas.get_attribute("src"), unpainted)
     scores = page.locator(".nblib table b")
     assert scores.count() == 2
     rectangle = page.locator(".nblib-canvas div").bounding_box()
-    assert rectangle["width"] == pytest.approx(10 * side, abs=1)
-    assert rectangle["height"] == pytest.approx(11 * side, abs=1)
+    assert rectangle["width"] == pytest.approx(5 * side, abs=1)
+    assert rectangle["height"] == pytest.approx(6 * side, abs=1)
     first, change = scores.nth(1).inner_text(), picture(page, "change")
     assert first != scores.nth(0).inner_text()
-    page.mouse.move(x + 2 * side, y + 2 * side)
+    page.mouse.move(x + 1.5 * side, y + 1.5 * side)
     page.mouse.down()
-    page.mouse.move(x + 40 * side, y + 40 * side, steps=4)
+    page.mouse.move(x + 20 * side, y + 20 * side, steps=4)
     page.mouse.up()
     changed(page, lambda: scores.nth(1).inner_text(), first)
     changed(page, lambda: picture(page, "change"), change)
