@@ -186,14 +186,17 @@ def over_steps(table: pd.DataFrame, title: str) -> Figure:
 
 
 @styled
-def twins(images: np.ndarray, maps: dict[str, np.ndarray], title: str) -> Figure:
+def twins(kept: tuple[np.ndarray, dict[str, np.ndarray]] | None, title: str) -> Figure:
     """Pictures (n, H, W), a twin behind each, and below them the maps (n, H, W) of some methods."""
+    if kept is None:
+        return nothing(title)
+    images, maps = kept
     figure, axes = blank(1 + len(maps), len(images), height=0.5 + 1.05 * (1 + len(maps)))
     for number, (cell, image) in enumerate(zip(axes[0], images, strict=True)):
         show_image(cell, image)
         cell.set_title(("normal", "its twin")[number % 2])
+    limit = max(of_method.max() for of_method in maps.values())
     for line, (name, of_method) in zip(axes[1:], maps.items(), strict=True):
-        limit = max(of.max() for of in maps.values())
         for cell, values in zip(line, of_method, strict=True):
             show_map(cell, values, limit)
         line[0].set_ylabel(name.replace("_", "\n", 1), fontsize=8)
