@@ -25,7 +25,7 @@ GREY, NOISE = 100, 2.0
 
 MARKS = (1, 3)
 INSIDE, RADIUS, CONTRAST = (4.5, 10.5), (2.5, 4.0), (80.0, 140.0)
-"""A disc's middle, pixels from its quadrant's corner: none touches the cut between quadrants."""
+"""A disc's middle, pixels from its quadrant's corner: none crosses the cut between quadrants."""
 
 
 def picture(rng: np.random.Generator, right: int = 0) -> tuple[np.ndarray, np.ndarray]:

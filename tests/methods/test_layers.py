@@ -28,6 +28,7 @@ from nblib.methods.layers import (
     dcgan_trunk,
     dcgan_weights,
     instance_norm,
+    pad,
     paste,
     up,
 )
@@ -565,3 +566,25 @@ def test_a_translator_is_the_layer_table_in_plain_torch():
         x = torch.randn(2, 3, 16, 24, dtype=torch.float64)
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-6, atol=1e-8)
         assert ours(x).abs().max() > 1
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect"])
+def test_padded_convolutions_are_those_of_an_image_that_is_padded_by_hand(mode):
+    x, far = torch.randn(2, 3, 8, 8), 4
+    around = ((0, 0), (0, 0), (far, far), (far, far))
+    wide = torch.from_numpy(np.pad(x.numpy(), around, {"circular": "wrap"}.get(mode, mode)))
+    for layer in (conv(3, 5, 7), conv(3, 5, 4, 2), up(3, 5)):
+        network = nn.Sequential(layer[0])
+        inside = network(wide)
+        pad(network, mode)
+        scale = inside.shape[-1] / wide.shape[-1]
+        edge = round(far * scale)
+        torch.testing.assert_close(network(x), inside[..., edge:-edge, edge:-edge])
+
+
+def test_padding_keeps_the_weights_and_what_lies_deeper():
+    network = nn.Sequential(up(2, 3), nn.Sequential(Residual(3)))
+    before = [p.clone() for p in network.parameters()]
+    pad(network, "circular")
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert network[1][0].inner[0].padding_mode == "circular"

@@ -146,6 +146,20 @@ def test_an_image_of_an_impossible_size_is_refused():
         generator(size=32, grid=2)(images(1, size=32)[..., :24, :])
 
 
+@pytest.mark.parametrize("name", ["sagan_whole", "sagan_attention"])
+@pytest.mark.parametrize(
+    "padding, knows", [("zeros", True), ("reflect", True), ("circular", False)]
+)
+def test_a_circular_image_has_no_places_for_what_is_not_cut(name, padding, knows):
+    """Moved by a multiple of 8 pixels, around the edge, it is restored as it was, only there."""
+    G = small(name, padding=padding).G.eval()
+    x = images(2, size=32)
+    with torch.no_grad():
+        moved = G(x.roll((8, 16), (2, 3))).roll((-8, -16), (2, 3))
+        apart = (moved - G(x)).abs().max()
+    assert (apart > 0.01) == knows and (knows or apart < 1e-4)
+
+
 def test_patches_pass_the_network_apart_from_each_other():
     G = generator().eval()
     x = images(1)
