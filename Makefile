@@ -31,7 +31,7 @@ report: .venv/installed
 ratios: .venv/installed
 	@$(BIN)/python -m nblib batch ratios $(BATCH)
 
-# What place codes do where place decides: 105 trainings on the set places, three hours on two cores.
+# What place codes do where nothing but place decides: 110 runs on the set places, in three hours.
 places: .venv/installed
 	@$(BIN)/python -m nblib batch places --seeds 0,1,2,3,4 --jobs $(JOBS)
 

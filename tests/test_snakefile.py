@@ -197,7 +197,9 @@ def test_a_batch_plans_every_run_page_and_table(tmp_path, tiny):
     pages = re.findall(r"Job \d+: (5\d_\w+|60_explore) on tiny", output)
     assert len(pages) == len(set(pages)) == 7 and counts["results"] == "14"
     assert counts["moved"] == "4"  # two sets, two seeds
-    assert counts["page"] == str(2 * len(re.findall(r"Job \d+: (?:0[014]|37|61)_\w+ on tiny", output)))
+    assert counts["page"] == str(
+        2 * len(re.findall(r"Job \d+: (?:0[014]|37|61)_\w+ on tiny", output))
+    )
     made = re.findall(r"Job \d+: (\w+) on (\w+), smoke, seed (\d)", output)
     assert len(made) == len(set(made)) == len(planned(output, "smoke, seed")) * 4
     assert planned(output, "smoke, seed") == {*plan.NETWORKS, *plan.IN_ONE_GO}

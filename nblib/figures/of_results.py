@@ -150,6 +150,7 @@ def predicted(table: pd.DataFrame, title: str) -> Figure:
         least, most = row.least - 0.006, row.most + 0.006  # so that a point can be seen
         axes.barh(y, most - least, left=least, height=0.8, color="#dddddd")
         _interval_bar(axes, row.auc_low, row.auc_high, y, colour)
+        axes.plot(row.areas, [y] * len(row.areas), "|", color="black", ms=9)
         fill = colour if row.right else "white"
         axes.plot(row.auc, y, PADDINGS[row.padding], mfc=fill, ms=6, mec="black", mew=0.9)
     axes.set(yticks=-np.arange(len(table)), xlabel="AUC, 95 % interval over pairs of twins")
@@ -158,7 +159,8 @@ def predicted(table: pd.DataFrame, title: str) -> Figure:
     for padding, marker in PADDINGS.items():
         axes.plot([], [], marker, color="black", label=f"{padding} around the image")
     axes.plot([], [], "o", mfc="white", mec="black", label="not as predicted (grey)")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    axes.plot([], [], "|", color="black", label="one seed")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
 

@@ -104,7 +104,7 @@ def padding_of(result: Result) -> str:
 def outcome(results: list[Result]) -> pd.DataFrame:
     """A row a prediction with what came out of it, as far as it has run.
 
-    auc, auc_low, auc_high: as in `tables.table`; auc_by_maximum: by the highest value of the map in
+    auc, auc_low, auc_high: as in `tables.table`; areas: the AUC of each seed; auc_by_maximum: by the highest value of the map in
     place of its mean; twins: the largest difference between the scores of two twins, as a share of
     their mean; right: whether the mean AUC, to three digits, is where it was predicted.
     """
@@ -115,6 +115,7 @@ def outcome(results: list[Result]) -> pd.DataFrame:
             continue
         for row in tables.table(own).itertuples():
             of_method = [r.test for r in own if r.config["method"] == row.method]
+            areas = tuple(metrics.auc(test["label"], test["score"]) for test in of_method)
             by_maximum = [
                 metrics.auc(t["label"], t["map maximum"]) for t in of_method if "map maximum" in t
             ]
@@ -124,6 +125,7 @@ def outcome(results: list[Result]) -> pd.DataFrame:
                     "padding": padding,
                     "seeds": row.seeds,
                     "auc": row.auc,
+                    "areas": areas,
                     "auc_low": row.auc_low,
                     "auc_high": row.auc_high,
                     "auc_seed_sd": row.auc_seed_sd,
@@ -176,7 +178,7 @@ def write_outcome(results: list[Result]) -> pd.DataFrame:
         "maximum in place of its mean; the largest difference between the scores of two twins, as "
         "a share of their mean. Predictions were written before the runs."
     )
-    write.save_table(table, printed, words, results, "placement")
+    write.save_table(table.drop(columns="areas"), printed, words, results, "placement")
     return printed
 
 
