@@ -104,9 +104,10 @@ def padding_of(result: Result) -> str:
 def outcome(results: list[Result]) -> pd.DataFrame:
     """A row a prediction with what came out of it, as far as it has run.
 
-    auc, auc_low, auc_high: as in `tables.table`; areas: the AUC of each seed; auc_by_maximum: by the highest value of the map in
-    place of its mean; twins: the largest difference between the scores of two twins, as a share of
-    their mean; right: whether the mean AUC, to three digits, is where it was predicted.
+    auc, auc_low, auc_high: as in `tables.table`; areas: the AUC of each seed; auc_by_maximum: by
+    the highest value of the map in place of its mean; twins: the largest difference between the
+    scores of two twins, as a share of their mean; right: whether the mean AUC, to three digits, is
+    where it was predicted.
     """
     rows = []
     for padding in dict.fromkeys(prediction.padding for prediction in PREDICTIONS):
