@@ -51,7 +51,7 @@ def _ratio(given: argparse.Namespace) -> None:
 def _place(given: argparse.Namespace) -> None:
     from nblib.results import placement
 
-    print(placement.run_place(given.method, given.padding, given.seed).folder)
+    print(placement.run_place(given.method, given.condition, given.seed).folder)
 
 
 def _moved(given: argparse.Namespace) -> None:
@@ -138,11 +138,9 @@ def commands() -> Parser:
     argument("seed", type=int)
     argument("--precision", **precision)
 
-    argument = command(
-        _place, "train on the drawn set `places` with a padding", "sagan_whole circular 0"
-    )
+    argument = command(_place, "train where nothing but place decides", "sagan_whole circular 0")
     argument("method")
-    argument("padding", choices=("zeros", "reflect", "circular"))
+    argument("condition", choices=("zeros", "reflect", "circular", "middle", "outer"))
     argument("seed", type=int)
 
     argument = command(_moved, "score moved test images by finished runs", "phantom quick 0")

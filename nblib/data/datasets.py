@@ -21,6 +21,7 @@ import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ from nblib.progress import progress, say
 DRAWN = {
     "phantom": (phantom.write_phantom, phantom.DRAWING),
     "places": (places.write_places, places.DRAWING),
+    "places_middle": (partial(places.write_places, border="middle"), places.DRAWING),
+    "places_outer": (partial(places.write_places, border="outer"), places.DRAWING),
 }
 """Sets that the project draws: what writes them, and the version of what it draws."""
 

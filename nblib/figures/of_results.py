@@ -130,8 +130,14 @@ def model_choice(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-PADDINGS = {"zeros": "o", "reflect": "s", "circular": "D"}
-"""A marker for each padding of a generator's convolutions."""
+CONDITIONS = {
+    "zeros": ("o", "zeros around the image"),
+    "reflect": ("s", "a mirror around it"),
+    "circular": ("D", "the image itself around it"),
+    "middle": ("^", "a border through the patches"),
+    "outer": ("v", "the outer quarters are normal"),
+}
+"""A marker, and some words, for each condition of `placement.PREDICTIONS`."""
 
 
 @styled
@@ -144,7 +150,7 @@ def predicted(table: pd.DataFrame, title: str) -> Figure:
         return nothing(title)
     figure, axes = blank(height=1.1 + 0.22 * len(table))
     axes = axes[0, 0]
-    names = [f"{row.method}, {row.padding}" for row in table.itertuples()]
+    names = [f"{row.method}, {row.condition}" for row in table.itertuples()]
     for y, row in zip(-np.arange(len(table)), table.itertuples(), strict=True):
         colour = entry(row.method).colour
         least, most = row.least - 0.006, row.most + 0.006  # so that a point can be seen
@@ -152,12 +158,12 @@ def predicted(table: pd.DataFrame, title: str) -> Figure:
         _interval_bar(axes, row.auc_low, row.auc_high, y, colour)
         axes.plot(row.areas, [y] * len(row.areas), "|", color="black", ms=9)
         fill = colour if row.right else "white"
-        axes.plot(row.auc, y, PADDINGS[row.padding], mfc=fill, ms=6, mec="black", mew=0.9)
+        axes.plot(row.auc, y, CONDITIONS[row.condition][0], mfc=fill, ms=6, mec="black", mew=0.9)
     axes.set(yticks=-np.arange(len(table)), xlabel="AUC, 95 % interval over pairs of twins")
     axes.set(title=title, xlim=(0.4, 1.03), ylim=(-len(table) + 0.4, 0.6))
     axes.set_yticklabels(names, fontsize=7)
-    for padding, marker in PADDINGS.items():
-        axes.plot([], [], marker, color="black", label=f"{padding} around the image")
+    for condition, (marker, words) in CONDITIONS.items():
+        axes.plot([], [], marker, color="black", label=f"{condition}: {words}")
     axes.plot([], [], "o", mfc="white", mec="black", label="not as predicted (grey)")
     axes.plot([], [], "|", color="black", label="one seed")
     figure.legend(loc="outside lower center", ncols=2, fontsize=7)
@@ -166,18 +172,18 @@ def predicted(table: pd.DataFrame, title: str) -> Figure:
 
 @styled
 def over_steps(table: pd.DataFrame, title: str) -> Figure:
-    """AUC over the steps of the training, a panel a padding, a line a run of `placement.curves`."""
+    """AUC over the steps of the training: a panel a condition, a line a run (`placement.curves`)."""
     if table.empty:
         return nothing(title)
-    paddings = [padding for padding in PADDINGS if padding in set(table["padding"])]
-    figure, axes = blank(1, len(paddings), height=3.2)
-    for panel, padding in zip(axes[0], paddings, strict=True):
-        for method, rows in table[table["padding"] == padding].groupby("method", sort=False):
+    there = [condition for condition in CONDITIONS if condition in set(table["condition"])]
+    figure, axes = blank(1, len(there), height=3.2)
+    for panel, condition in zip(axes[0], there, strict=True):
+        for method, rows in table[table["condition"] == condition].groupby("method", sort=False):
             for number, (_, run) in enumerate(rows.groupby("seed")):
                 label = method if number == 0 else None
                 panel.plot(run["step"], run["auc"], color=entry(method).colour, lw=1, label=label)
         panel.axhline(0.5, color="black", ls=":", lw=1)
-        panel.set(title=padding, xlabel="critic steps", ylim=(0.38, 1.03))
+        panel.set(title=condition, xlabel="critic steps", ylim=(0.38, 1.03))
     axes[0, 0].set_ylabel("AUC")
     entries = {}
     for panel in axes[0]:

@@ -28,11 +28,12 @@ SEEDS = (0, 1, 2, 3, 4)
 class Prediction(NamedTuple):
     """Between which AUCs the mean over the seeds of a method is to lie, and why.
 
-    padding: of the generator's convolutions; see `layers.pad`.
+    condition: what pads the generator's convolutions (see `layers.pad`) on the set places, or, with
+    zeros, the harder set whose border is 'middle' or 'outer'.
     """
 
     method: str
-    padding: str
+    condition: str
     low: float
     high: float
     why: str
@@ -71,18 +72,45 @@ PREDICTIONS = (
     Prediction("sagan_alibi", "circular", *CHANCE, _RELATIVE),
     Prediction("sagan_attention_bias", "circular", *CHANCE, _RELATIVE),
     Prediction("sagan_swin", "circular", *ACTS, "Swin's shifted windows mark the border"),
+    Prediction("sagan", "middle", *ACTS, "the padding inside a patch tells its halves apart"),
+    Prediction("sagan_place_acts", "middle", *ACTS, "the padding inside a patch tells"),
+    Prediction("sagan", "outer", *CHANCE, "the padding tells halves, but no code tells patches"),
+    Prediction("sagan_place_acts", "outer", 0.6, 1.0, "code and padding together, a harder task"),
+    Prediction("sagan_whole", "outer", *ACTS, _ENDS.format("zero padding")),
 )
 
 
-def variant(padding: str) -> str:
-    """What a run with this padding is called."""
-    return "base" if padding == "zeros" else padding
+CONDITIONS = tuple(dict.fromkeys(prediction.condition for prediction in PREDICTIONS))
+
+BORDERS = ("middle", "outer")
 
 
-def run_place(method: str, padding: str, seed: int) -> Run:
-    """Train a method on the set `places` with this padding, or take the finished run."""
-    given = {} if padding == "zeros" else {"padding": padding}
-    return runs.run(method, datasets.load(SET), BUDGET, seed, variant=variant(padding), **given)
+def set_of(condition: str) -> str:
+    """The set that runs of this condition see."""
+    return f"{SET}_{condition}" if condition in BORDERS else SET
+
+
+def variant(condition: str) -> str:
+    """What a run of this condition is called."""
+    return "base" if condition in ("zeros", *BORDERS) else condition
+
+
+def condition(data: str, variant: str) -> str:
+    """The condition of a run on this set that is called so: what `set_of` and `variant` undo."""
+    if data != SET:
+        return data.removeprefix(f"{SET}_")
+    return "zeros" if variant == "base" else variant
+
+
+def condition_of(result: Result) -> str:
+    return condition(result.config["set"], result.config["variant"])
+
+
+def run_place(method: str, condition: str, seed: int) -> Run:
+    """Train a method under this condition, or take the finished run."""
+    name = variant(condition)
+    given = {} if name == "base" else {"padding": condition}
+    return runs.run(method, datasets.load(set_of(condition)), BUDGET, seed, variant=name, **given)
 
 
 def collected() -> list[Result]:
@@ -91,14 +119,10 @@ def collected() -> list[Result]:
     Kept scores are the project's own, whatever the root: the notebook shows them beside any set.
     """
     found = []
-    for padding in dict.fromkeys(prediction.padding for prediction in PREDICTIONS):
+    for name in CONDITIONS:
         with contextlib.suppress(FileNotFoundError):
-            found += store.collect(SET, BUDGET, variant(padding), PROJECT)
+            found += store.collect(set_of(name), BUDGET, variant(name), PROJECT)
     return found
-
-
-def padding_of(result: Result) -> str:
-    return "zeros" if result.config["variant"] == "base" else result.config["variant"]
 
 
 def outcome(results: list[Result]) -> pd.DataFrame:
@@ -110,8 +134,8 @@ def outcome(results: list[Result]) -> pd.DataFrame:
     where it was predicted.
     """
     rows = []
-    for padding in dict.fromkeys(prediction.padding for prediction in PREDICTIONS):
-        own = [result for result in results if padding_of(result) == padding]
+    for name in CONDITIONS:
+        own = [result for result in results if condition_of(result) == name]
         if not own:
             continue
         for row in tables.table(own).itertuples():
@@ -123,7 +147,7 @@ def outcome(results: list[Result]) -> pd.DataFrame:
             rows.append(
                 {
                     "method": row.method,
-                    "padding": padding,
+                    "condition": name,
                     "seeds": row.seeds,
                     "auc": row.auc,
                     "areas": areas,
@@ -137,7 +161,7 @@ def outcome(results: list[Result]) -> pd.DataFrame:
     predicted = pd.DataFrame(PREDICTIONS).rename(columns={"low": "least", "high": "most"})
     if not rows:
         return predicted.iloc[:0]
-    table = predicted.merge(pd.DataFrame(rows), on=["method", "padding"])
+    table = predicted.merge(pd.DataFrame(rows), on=["method", "condition"])
     table["right"] = table["auc"].round(3).between(table["least"], table["most"])
     return table
 
@@ -148,22 +172,22 @@ def _between_twins(test: pd.DataFrame) -> float:
 
 
 def curves(results: list[Result]) -> pd.DataFrame:
-    """AUC over the steps of the training: method, padding, seed, step, auc."""
+    """AUC over the steps of the training: method, condition, seed, step, auc."""
     tables_of = [
         result.checkpoints[["step", "auc"]].assign(
             method=result.config["method"],
-            padding=padding_of(result),
+            condition=condition_of(result),
             seed=result.config["seed"],
         )
         for result in results
         if len(result.checkpoints)
     ]
-    return pd.concat(tables_of) if tables_of else pd.DataFrame(columns=["method", "padding"])
+    return pd.concat(tables_of) if tables_of else pd.DataFrame(columns=["method", "condition"])
 
 
 def answered(results: list[Result]) -> pd.DataFrame:
     """`verdicts.answers` of the runs with zero padding; empty where there are none."""
-    zeros = [result for result in results if padding_of(result) == "zeros"]
+    zeros = [result for result in results if condition_of(result) == "zeros"]
     return verdicts.answers(zeros) if zeros else pd.DataFrame()
 
 
@@ -188,7 +212,7 @@ def for_print(table: pd.DataFrame) -> pd.DataFrame:
     rows = [
         {
             "method": row.method,
-            "padding": row.padding,
+            "condition": row.condition,
             "predicted": f"{row.least:.3f} to {row.most:.3f}",
             "seeds": row.seeds,
             "AUC": f"{row.auc:.3f} [{row.auc_low:.3f}, {row.auc_high:.3f}]",
@@ -243,7 +267,7 @@ def conclusions(table: pd.DataFrame, verdict: pd.DataFrame) -> list[str]:
     """What follows for the thesis, in sentences made of `outcome` and of `verdicts.answers`."""
     if table.empty:
         return ["Nothing has run on the set places. Make it: make places"]
-    zeros = table[table["padding"] == "zeros"].set_index("method")
+    zeros = table[table["condition"] == "zeros"].set_index("method")
     dead = [name for name in ("sagan", "sagan_learned", "sagan_no_place") if name in zeros.index]
     lines = [
         f"**SAGAN's code cannot act.** {_listed(zeros, dead)}: twins differ in their scores by at "
@@ -263,7 +287,7 @@ def conclusions(table: pd.DataFrame, verdict: pd.DataFrame) -> list[str]:
         )
     whole = [name for name in zeros.index if METHODS[name].fixed.get("grid") == 1]
     lines.append(f"**What is not cut knows places anyway:** {_listed(zeros, whole)}.")
-    circular = table[table["padding"] == "circular"].set_index("method")
+    circular = table[table["condition"] == "circular"].set_index("method")
     if len(circular):
         lines.append(
             f"**Around a circular image:** {_listed(circular, circular.index)}. A generator that "

@@ -31,7 +31,7 @@ def test_normal_pictures_have_marks_on_the_left_alone_abnormal_ones_one_on_the_r
 def test_a_mark_lies_in_one_quadrant():
     rng = np.random.default_rng(2)
     for side in [False, True] * 300:
-        disc = places._disc(rng, side)
+        disc = places._disc(rng, side, "halves")
         quadrants = disc.reshape(2, 16, 2, 16).max((1, 3)) > 0
         assert quadrants.sum() == 1 and quadrants[:, int(side)].any()
 
@@ -75,3 +75,20 @@ def test_the_set_on_the_disk(tmp_path):
         image = np.asarray(Image.open(folder / "images" / name))
         mask = np.asarray(Image.open(folder / "masks" / name)) > 0
         assert mask.any() and image[mask].mean() > places.GREY + 60 and not mask[:, :16].any()
+
+
+@pytest.mark.parametrize("border", ["middle", "outer"])
+def test_harder_borders_run_through_the_patches(border):
+    belong, not_there = places.QUARTERS[border]
+    rng = np.random.default_rng(7)
+    for wrong, allowed in ((False, belong), (True, not_there)):
+        discs = np.stack([places._disc(rng, wrong, border) for _ in range(200)])
+        lit = discs.reshape(200, 32, 4, 8).max((1, 3)) > 0
+        assert set(np.flatnonzero(np.any(lit, 0))) == set(allowed)
+        assert (np.sum(lit, 1) == 1).all()
+    drawn = places.twins(40, seed=8, border=border)
+    light = (drawn.images > places.GREY + 40).reshape(80, 32, 4, 8).any((1, 3))
+    assert not light[::2][:, not_there].any() and not light[1::2][:, belong].any()
+    # What a patch of a twin shows is the other half of what it showed.
+    patches = drawn.images.reshape(80, 32, 2, 2, 8)
+    assert np.array_equal(patches[::2], patches[1::2][:, :, :, ::-1])

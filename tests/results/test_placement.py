@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nblib.data import datasets
 from nblib.methods.catalogue import METHODS
 from nblib.results import placement, store
 from nblib.results.store import Result
@@ -47,12 +48,16 @@ def results():
 
 
 def test_predictions_are_of_known_methods_and_of_each_run_once():
-    runs = [(p.method, p.padding) for p in placement.PREDICTIONS]
+    runs = [(p.method, p.condition) for p in placement.PREDICTIONS]
     assert len(set(runs)) == len(runs) and {method for method, _ in runs} <= set(METHODS)
     assert all(0 <= p.low < p.high <= 1 for p in placement.PREDICTIONS)
     # Circular and reflecting edges are of the whole image: what is cut has edges inside.
     cut = {p.method for p in placement.PREDICTIONS if METHODS[p.method].fixed.get("grid", 2) != 1}
-    assert {p.padding for p in placement.PREDICTIONS if p.method in cut} == {"zeros"}
+    conditions = {p.condition for p in placement.PREDICTIONS if p.method in cut}
+    assert conditions == {"zeros", *placement.BORDERS}
+    for p in placement.PREDICTIONS:
+        data, variant = placement.set_of(p.condition), placement.variant(p.condition)
+        assert placement.condition(data, variant) == p.condition and data in datasets.DRAWN
 
 
 def test_what_came_out_stands_beside_what_was_predicted(results):
@@ -70,7 +75,7 @@ def test_what_came_out_stands_beside_what_was_predicted(results):
 def test_curves_are_a_line_a_run(results):
     curves = placement.curves(results)
     assert len(curves) == 2 * len(results)
-    assert set(curves.groupby(["method", "padding"]).groups) == {
+    assert set(curves.groupby(["method", "condition"]).groups) == {
         ("sagan", "zeros"), ("sagan_place_acts", "zeros"), ("sagan_rope", "circular"),
     }  # fmt: skip
 
