@@ -172,7 +172,7 @@ def predicted(table: pd.DataFrame, title: str) -> Figure:
 
 @styled
 def over_steps(table: pd.DataFrame, title: str) -> Figure:
-    """AUC over the steps of the training: a panel a condition, a line a run (`placement.curves`)."""
+    """AUC over the steps of a training: a panel a condition, a line a run of `curves`."""
     if table.empty:
         return nothing(title)
     there = [condition for condition in CONDITIONS if condition in set(table["condition"])]
