@@ -31,7 +31,7 @@ report: .venv/installed
 ratios: .venv/installed
 	@$(BIN)/python -m nblib batch ratios $(BATCH)
 
-# What place codes do where nothing but place decides: 110 runs on the set places, in three hours.
+# What place codes do where nothing but place decides: 135 runs on the sets places, in three hours.
 places: .venv/installed
 	@$(BIN)/python -m nblib batch places --seeds 0,1,2,3,4 --jobs $(JOBS)
 

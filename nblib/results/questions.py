@@ -104,7 +104,7 @@ QUESTIONS = (
 """What is asked. A pair follows from what a variant changes, never from a result. When
 the list was written, results of the family 'GANs and others' were known, and of the family 'inside
 SAGAN' one seed on the set nih: on the committed sets the former is exploratory. The family 'where
-place decides' was written when the first two of its 105 runs were known."""
+place decides' was written when the first two of its runs were known."""
 
 
 def asked_of(data: str) -> list[Question]:
