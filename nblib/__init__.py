@@ -2,8 +2,8 @@
 
 Six rooms, in the order of the data's way; a room imports those above it in this list alone:
 
-    data        dicom, images, folders, archives, downloads, new_set, phantom: any file -> a set in
-                the one layout;
+    data        dicom, images, folders, archives, downloads, new_set: any file -> a set in the one
+                layout; phantom, places, drawn, drawn_sets: the sets that are drawn;
                 datasets: a set -> Dataset; split, labels: what is known, behind the wall;
                 batches: what training sees; shortcuts
     methods     method: the contract; layers, encodings, losses; a file a method;

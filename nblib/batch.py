@@ -143,7 +143,7 @@ class Watch(LogHandlerBase):
         made = [Path(file) for file in files if file.endswith("metrics.json")]
         area = number(made[0]) if len(made) == 1 else ""
         words = [f"[{self.finished}/{self.total}] {what}", *[f"AUC {area}"] * bool(area)]
-        say(", ".join([*words, f"{seconds:.0f} s"]) + f"; {self.left()}")
+        say(", ".join([*words, f"{seconds:.0f} s"]) + f"; {self.front.left}")
 
     def _failed(self, job: int) -> None:
         if job in self.running:

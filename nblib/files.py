@@ -19,6 +19,11 @@ def root() -> Path:
     return Path(os.environ.get("NBLIB_ROOT") or Path(__file__).parent.parent).resolve()
 
 
+def front_page() -> Path:
+    """The page that lists all executed notebooks."""
+    return root() / "figures" / "html" / "index.html"
+
+
 @contextlib.contextmanager
 def written_whole(path: Path, mode: str = "wb"):
     """Open a temporary neighbour of `path`, moved onto `path` when the block ends well.

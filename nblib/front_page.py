@@ -13,7 +13,8 @@ import nbformat
 
 from nblib import plan
 from nblib.figures.style import shown
-from nblib.files import root, written_whole
+from nblib.files import front_page, root, written_whole
+from nblib.methods.catalogue import METHODS, order
 from nblib.plan import Page
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -48,7 +49,7 @@ class FrontPage:
     """
 
     def __init__(self, pages: list[Page] = ()):
-        self.file = root() / "figures" / "html" / "index.html"
+        self.file = front_page()
         self.states = {page: DONE if page.html.exists() else WAITING for page in pages}
         self.left = ""
 
@@ -88,7 +89,7 @@ class FrontPage:
     def _notebooks(self, pages: list[Page], states: dict[Page, str]) -> list[dict]:
         """One dictionary a notebook, by number: name, title, sentence, lines."""
         found = {}
-        for page in sorted(pages, key=lambda page: (page.notebook, *map(_rank, page.methods))):
+        for page in sorted(pages, key=lambda page: (page.notebook, *map(order, page.methods))):
             found.setdefault(page.notebook, []).append(self._line(page, states[page]))
         about = titles()
         return [
@@ -97,8 +98,7 @@ class FrontPage:
         ]
 
     def _line(self, page: Page, state: str) -> Line:
-        several = len(plan.RUNS.get(page.notebook, ())) > 1 and len(page.methods) == 1
-        words = [*page.methods * several, *[f"seed {page.seed}"] * bool(page.seed)]
+        words = [*page.told_apart, *[f"seed {page.seed}"] * bool(page.seed)]
         there = page.html.exists()
         return Line(
             ", ".join(words) or "page",
@@ -140,10 +140,6 @@ def _formats(stem: Path) -> list[Path]:
     return [f for s in (".md", ".csv", ".tex") if (f := stem.with_suffix(s)).exists()]
 
 
-def _rank(method: str) -> int:
-    return list(plan.METHODS).index(method)
-
-
 def _on_disk() -> list[Page]:
     """The pages that were written, by this batch or another."""
     found = []
@@ -153,7 +149,7 @@ def _on_disk() -> list[Page]:
         notebook, *method = notebook.split("-")
         methods = tuple(method) or tuple(plan.RUNS.get(notebook, ())) * bool(rest)
         page = Page(data, budget, notebook, methods, *rest)
-        known = notebook in titles() and all(name in plan.METHODS for name in methods)
+        known = notebook in titles() and all(name in METHODS for name in methods)
         if known and page.html == file:
             found.append(page)
     return found
@@ -169,31 +165,26 @@ def number(metrics: Path) -> str:
         return ""
 
 
-def _trouble(executed: Path) -> str:
-    """The last line of what stopped an execution, as its copy has it."""
+def _outputs(executed: Path) -> list:
+    """The outputs of an executed copy, in order; none where there is no such copy."""
     try:
         cells = nbformat.read(executed, 4).cells
     except (OSError, ValueError):
-        return ""
-    errors = [
-        output
-        for cell in cells
-        for output in cell.get("outputs", [])
-        if output.output_type == "error"
-    ]
+        return []
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+def _trouble(executed: Path) -> str:
+    """The last line of what stopped an execution, as its copy has it."""
+    errors = [output for output in _outputs(executed) if output.output_type == "error"]
     return f"{errors[-1].ename}: {errors[-1].evalue}".splitlines()[-1] if errors else ""
 
 
 def _first_picture(executed: Path) -> str:
     """The first figure in an executed copy, as the address of its own bytes; '' if none."""
-    try:
-        cells = nbformat.read(executed, 4).cells
-    except (OSError, ValueError):
-        return ""
-    for cell in cells:
-        for output in cell.get("outputs", []):
-            if png := output.get("data", {}).get("image/png"):
-                return "data:image/png;base64," + "".join(png.split())
+    for output in _outputs(executed):
+        if png := output.get("data", {}).get("image/png"):
+            return "data:image/png;base64," + "".join(png.split())
     return ""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 
-from nblib.files import one_writer, root, written_whole
+from nblib.files import front_page, one_writer, written_whole
 
 # papermill looks up `Engine` here while it is imported itself: it is imported where it is used.
 
@@ -169,9 +169,8 @@ def _write_html(executed: Path, html: Path, title: str) -> None:
     without = {"enabled": True, "remove_cell_tags": ["navigation"]}
     exporter = HTMLExporter(config=Config(TagRemovePreprocessor=without))
     nb = nbformat.read(executed, 4)
-    front = root() / "figures" / "html" / "index.html"
-    if front.parent in html.absolute().parents:
-        back = os.path.relpath(front, html.absolute().parent)
+    if front_page().parent in html.absolute().parents:
+        back = os.path.relpath(front_page(), html.absolute().parent)
         nb.cells.insert(0, nbformat.v4.new_markdown_cell(f"[← All pages]({back})"))
     text, _ = exporter.from_notebook_node(nb, {"metadata": {"name": title}})
     with written_whole(html) as file:

@@ -9,9 +9,8 @@ from nblib.data.split import read_split
 from nblib.files import DatasetError, root
 from nblib.methods import catalogue
 from nblib.methods.catalogue import METHODS
+from nblib.notebooks import HERE as NOTEBOOKS
 from nblib.training import budgets, runs
-
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 RUNS = catalogue.by_notebook()
 """Notebook -> the methods that it makes runs of."""
@@ -49,12 +48,14 @@ class Page(NamedTuple):
     seed: str = ""
 
     @property
+    def told_apart(self) -> tuple[str, ...]:
+        """Its method, where others of the same notebook have executions of their own."""
+        return self.methods if len(self.methods) == 1 < len(RUNS.get(self.notebook, ())) else ()
+
+    @property
     def name(self) -> str:
         """What its executed copy and its page are called."""
-        one_of_several = len(self.methods) == 1 < len(RUNS.get(self.notebook, ()))
-        return "-".join(
-            [self.notebook, *self.methods * one_of_several, *[f"seed{self.seed}"] * bool(self.seed)]
-        )
+        return "-".join([self.notebook, *self.told_apart, *[f"seed{self.seed}"] * bool(self.seed)])
 
     @property
     def executed(self) -> Path:

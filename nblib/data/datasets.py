@@ -21,14 +21,13 @@ import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from nblib.data import phantom, places
 from nblib.data.batches import HeldOut, Part
 from nblib.data.drawn import is_current
+from nblib.data.drawn_sets import DRAWN
 from nblib.data.folders import prepare as prepare
 from nblib.data.images import MODES, picture, pixel_digest, scaled
 from nblib.data.split import PARTS, checked_split, in_both, named_size, part_of, some
@@ -43,14 +42,6 @@ from nblib.files import (
     written_whole,
 )
 from nblib.progress import progress, say
-
-DRAWN = {
-    "phantom": (phantom.write_phantom, phantom.DRAWING),
-    "places": (places.write_places, places.DRAWING),
-    "places_middle": (partial(places.write_places, border="middle"), places.DRAWING),
-    "places_outer": (partial(places.write_places, border="outer"), places.DRAWING),
-}
-"""Sets that the project draws: what writes them, and the version of what it draws."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nblib.data.drawn_sets import DRAWN
 from nblib.data.images import may_be_image
 from nblib.data.new_set import (
     as_text,
@@ -93,7 +94,7 @@ def prepare(
 
 def ready(name: str, source: str | Path = "", **how) -> str:
     """The name of a set that is there, or is made of `source` now, as `prepare` does with `how`."""
-    if source and (name == "phantom" or not is_there(name)):
+    if source and (name in DRAWN or not is_there(name)):
         prepare(source, name, **how)
     return name
 

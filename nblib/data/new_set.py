@@ -22,6 +22,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from nblib.data.drawn_sets import DRAWN
 from nblib.data.images import IMAGE_SUFFIXES, ImageError, Read, pixel_digest, read_all
 from nblib.files import DatasetError, root, write_json, written_whole
 from nblib.progress import progress
@@ -45,7 +46,7 @@ def new_set(name: str) -> Iterator[Path]:
     Raises DatasetError where there is such a set, or the name is none of a folder.
     """
     here = root() / "data" / "sets" / name
-    if not re.fullmatch(r"\w[\w .-]{0,59}", name) or name == "phantom":
+    if not re.fullmatch(r"\w[\w .-]{0,59}", name) or name in DRAWN:
         raise DatasetError([f"'{name}' is no name for a set: give it one such as my_set."])
     if here.exists():
         raise DatasetError([f"There is a set {here}: choose another name."])

@@ -22,8 +22,6 @@ from nblib.training.runs import Run
 
 SET = BUDGET = "places"
 
-SEEDS = (0, 1, 2, 3, 4)
-
 
 class Prediction(NamedTuple):
     """Between which AUCs the mean over the seeds of a method is to lie, and why.

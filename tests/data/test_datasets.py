@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sets import COLOUR, GREY, PARTS, equal, mix, one_problem, problems_of, split_of, write_split
 
-from nblib.data import datasets
+from nblib.data import datasets, phantom
 from nblib.data.datasets import DatasetError, load
 from nblib.data.labels import load_labels
 
@@ -238,7 +238,7 @@ def test_a_file_is_no_set(make_set, tmp_path):
         load(tmp_path / "file")
 
 
-VERSION = datasets.phantom.DRAWING
+VERSION = phantom.DRAWING
 
 
 def test_the_phantom_is_drawn_where_it_is_missing(project_root, set_writer, monkeypatch):
@@ -276,7 +276,7 @@ def test_a_phantom_of_another_version_is_set_aside_with_its_runs(
     runs.mkdir(parents=True)
     (runs / "mine").write_text("a run")
     small = dict(size=32, known_normal=3, unlabeled=(2, 2), test=(2, 2))
-    write = datasets.phantom.write_phantom
+    write = phantom.write_phantom
     drawn = (lambda folder: write(folder, **small)), VERSION
     monkeypatch.setitem(datasets.DRAWN, "phantom", drawn)
 

@@ -419,7 +419,7 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "a,b", ".hid", " ", "phantom", "taken", "x" * 99]
+    "name", ["", ".", "..", "a/b", "a,b", ".hid", " ", "phantom", "places", "taken", "x" * 99]
 )
 def test_a_name_that_cannot_be_is_refused_before_anything_is_written(layout, name):
     source = layout({"normal": 2, "unlabeled": 2})
