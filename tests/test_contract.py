@@ -15,7 +15,7 @@ from torch import nn
 from nblib.data.batches import Batches, HeldOut, Part, step_seed, to_float
 from nblib.methods.catalogue import METHODS
 from nblib.methods.losses import gradient_penalty
-from nblib.methods.method import Method, detect_all
+from nblib.methods.method import Detection, Method, detect_all
 from nblib.training import budgets, loop
 from nblib.training.loop import TrainingError, fit
 
@@ -96,9 +96,12 @@ def ready(name):
 
 
 def scored(method, images):
+    """`detect_all` in one batch, as tensors."""
     method.eval()
-    with torch.no_grad():
-        return method.detect(to_float(torch.from_numpy(images)))
+    found = detect_all(method, images, len(images))
+    scores = {name: torch.from_numpy(values) for name, values in found.scores.items()}
+    others = [None if v is None else torch.from_numpy(v) for v in (found.map, found.restored)]
+    return Detection(scores, *others)
 
 
 def bits(state):

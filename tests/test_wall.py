@@ -24,7 +24,9 @@ METHODS = sorted((PACKAGE / "methods").glob("*.py"))
 FOR_METHODS = {"data.batches", "methods", "progress"}
 """Modules and rooms of nblib that a method may import."""
 
-BELOW = FOR_METHODS | {"data", "files", "metrics", "training", "training.loop"}
+BELOW = FOR_METHODS | {
+    "data", "files", "metrics", "training", "training.encoded", "training.loop"
+}  # fmt: skip
 """Those that may be there once all methods and the loop are imported."""
 
 # Words, in a name, an attribute, an import or a text.

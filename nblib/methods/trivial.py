@@ -3,11 +3,13 @@
 All follow the contract of a method; none trains by gradient. x is in [-1, 1].
 """
 
+import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from nblib.methods.directions import fisher, standardised
 from nblib.methods.method import Detection, Method, residual
 
 
@@ -41,7 +43,9 @@ class StatisticDistance(Method):
         super().__init__()
         self.statistic = statistic
 
-    def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
+    def prepare(
+        self, normal: Tensor, unlabeled: Tensor, patients: np.ndarray | None = None
+    ) -> None:
         self.keep(mean=self.statistic(normal).mean())
 
     def detect(self, x: Tensor) -> Detection:
@@ -51,7 +55,9 @@ class StatisticDistance(Method):
 class MeanImage(Method):
     """|x - mean of the known normals|: the trivial heat map; its mean is the score."""
 
-    def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
+    def prepare(
+        self, normal: Tensor, unlabeled: Tensor, patients: np.ndarray | None = None
+    ) -> None:
         self.keep(mean=normal.mean(0))
 
     def detect(self, x: Tensor) -> Detection:
@@ -68,7 +74,9 @@ class PCAResidual(Method):
         super().__init__()
         self.components = components
 
-    def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
+    def prepare(
+        self, normal: Tensor, unlabeled: Tensor, patients: np.ndarray | None = None
+    ) -> None:
         self.keep(**_principal_components(normal, self.components))
 
     def detect(self, x: Tensor) -> Detection:
@@ -87,7 +95,9 @@ class NearestNormals(Method):
         super().__init__()
         self.neighbours = neighbours
 
-    def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
+    def prepare(
+        self, normal: Tensor, unlabeled: Tensor, patients: np.ndarray | None = None
+    ) -> None:
         self.keep(normal=normal)
 
     def detect(self, x: Tensor) -> Detection:
@@ -105,9 +115,7 @@ class NearestNormals(Method):
 class KnownAgainstUnlabeled(Method):
     """Logistic regression that tells known normals from unlabeled images, on PCA coefficients.
 
-    Of the unlabeled images only the abnormal ones differ from known normals, so what separates
-    the two separates normal from abnormal, provided that the normal images of both come from the
-    same source: a difference of scanner, view or year would be learnt as if it were disease.
+    Of the unlabeled images only the abnormal ones differ from known normals: see `directions`.
 
     The reference, fixed beforehand, of the methods that use the unlabeled mix.
     """
@@ -118,7 +126,9 @@ class KnownAgainstUnlabeled(Method):
         super().__init__()
         self.components, self.C = components, C
 
-    def prepare(self, normal: Tensor, unlabeled: Tensor) -> None:
+    def prepare(
+        self, normal: Tensor, unlabeled: Tensor, patients: np.ndarray | None = None
+    ) -> None:
         both = torch.cat([normal, unlabeled])
         pca = _principal_components(both, self.components)
         is_unlabeled = [0] * len(normal) + [1] * len(unlabeled)
@@ -133,6 +143,37 @@ class KnownAgainstUnlabeled(Method):
     def detect(self, x: Tensor) -> Detection:
         # A sum, not a matrix product, whose rounding would depend on the size of the batch.
         return Detection({"logit": ((x.flatten(1) - self.mean) * self.weight).sum(1) + self.bias})
+
+
+class PixelFisher(Method):
+    """Fisher's direction, whitened by the known normals, on coefficients of their own PCA.
+
+    What `pretrained_fisher` does with features, done with pixels: see `directions.fisher`.
+    """
+
+    needs = ("normal", "unlabeled")
+
+    def __init__(self, components: int = 64):
+        super().__init__()
+        self.components = components
+
+    def prepare(
+        self, normal: Tensor, unlabeled: Tensor, patients: np.ndarray | None = None
+    ) -> None:
+        pca = _principal_components(normal, self.components)
+        known, mix = (
+            ((x.flatten(1) - pca["mean"]) @ pca["axes"].T).cpu().double().numpy()
+            for x in (normal, unlabeled)
+        )
+        weight, bias = standardised(fisher, known, mix, (known.shape[1],), patients)
+        # One linear function of the pixels.
+        weight, bias = normal.new_tensor(weight) @ pca["axes"], normal.new_tensor(bias)
+        self.keep(weight=weight, bias=bias, mean=pca["mean"])
+
+    def detect(self, x: Tensor) -> Detection:
+        # A sum, not a matrix product, whose rounding would depend on the size of the batch.
+        along = ((x.flatten(1) - self.mean) * self.weight).sum(1) + self.bias
+        return Detection({"fisher": along})
 
 
 def _principal_components(images: Tensor, components: int) -> dict[str, Tensor]:

@@ -215,7 +215,7 @@ def training(method: Method, image: torch.Tensor, batch_size: int) -> tuple[floa
         peak = max(peak, sum(storage.nbytes() for storage in kept.values()))
         kept.clear()
 
-    images = image.expand(method.batch_size, -1, -1, -1)
+    images = _as_seen(method, image).expand(method.batch_size, -1, -1, -1)
     batch = Batch(images, images, images)
     optimizers = {name: Still(own, before_gradient) for name, own in method.optimizers().items()}
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
@@ -239,8 +239,13 @@ def _of_one_image(name: str, budget: str, size: int, channels: int) -> tuple[Met
     method = entry(name).make(**budgets.arguments(name, budget, size, channels))
     side = method.image_size or size
     some = torch.rand(8, channels, side, side)
+    some = _as_seen(method, some)
     method.prepare(some, some.flip(0))
     return method, torch.zeros(1, channels, side, side)
+
+
+def _as_seen(method: Method, x: torch.Tensor) -> torch.Tensor:
+    return method.encode(x) if method.encode else x
 
 
 def _count(name: str, budget: str, size: int, channels: int) -> dict[str, str]:
@@ -296,7 +301,7 @@ def _scoring(method: Method, image: torch.Tensor) -> int:
 
 def _detecting(method: Method, image: torch.Tensor) -> int:
     with Counter() as counter, torch.no_grad():
-        method.eval().detect(image)
+        method.eval().detect(_as_seen(method, image))
     return counter.total
 
 
@@ -308,7 +313,9 @@ def _timed_steps(
     precision = chosen_precision(precision, device)
     method = entry(name).make(**budgets.arguments(name, budget, size, channels)).to(device).train()
     optimizers = method.optimizers()
-    images = torch.rand((method.batch_size, channels, size, size), device=device) * 2 - 1
+    side = method.image_size or size
+    images = torch.rand((method.batch_size, channels, side, side), device=device) * 2 - 1
+    images = _as_seen(method, images)
     batch = Batch(images, images, images)
 
     def turn() -> float:

@@ -65,7 +65,7 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
     pixels = {r.config["arguments"].get("pixels", config["size"]) for r in results}
     if seen := max(pixels - {config["size"]}, default=None):
         lines.append(
-            f"pretrained_knn and pretrained_logistic see {seen} x {seen} pixels, not these."
+            f"Pretrained features are of {seen} x {seen} pixels, not of these, but for _64."
         )
     if config["budget"] == "smoke":
         lines.append("The numbers of the budget smoke mean nothing: it tests software.")

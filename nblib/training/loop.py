@@ -15,6 +15,7 @@ from nblib.files import written_whole
 from nblib.methods.method import Method, detect_all
 from nblib.metrics import auc, auc_standard_error
 from nblib.progress import progress
+from nblib.training.encoded import encoded
 
 AUCP_IMAGES = 200
 """How many images of each kind AUCp is computed from, at most."""
@@ -92,9 +93,9 @@ def fit(
     precision = chosen_precision(precision, device)
     method.to(device).train()
     began = time.monotonic()
-    normal, unlabeled = held.normal.images, held.unlabeled.images
     start, rows, best, spent, steps = 0, [], {"aucp": -1.0}, 0.0, method.steps
     optimizers = method.optimizers()
+    saved = None
     if checkpoint and checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         start, rows, best, spent = saved["step"], saved["rows"], saved["best"], saved["seconds"]
@@ -104,8 +105,11 @@ def fit(
         else:
             for name, optimizer in optimizers.items():
                 optimizer.load_state_dict(saved["optimizers"][name])
-    else:
-        method.prepare(_floats(normal, device), _floats(unlabeled, device))
+    if not saved or start < steps:
+        held = encoded(method, held, device)
+    normal, unlabeled = held.normal.images, held.unlabeled.images
+    if not saved:
+        method.prepare(_floats(normal, device), _floats(unlabeled, device), held.normal.patients)
     if compile:
         for network in method.children():
             network.compile(backend="inductor" if compile is True else compile)

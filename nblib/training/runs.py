@@ -22,6 +22,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from nblib.methods.catalogue import companions, entry
 from nblib.methods.method import Method, detect_all
 from nblib.progress import say
 from nblib.training import budgets
+from nblib.training.encoded import encode_all
 from nblib.training.loop import best_device, chosen_precision, fit
 
 TRAINING_SOURCES = (
@@ -48,6 +50,7 @@ TRAINING_SOURCES = (
     "methods/losses.py",
     "methods/method.py",
     "data/split.py",
+    "training/encoded.py",
     "training/loop.py",
 )
 """Files that every training depends on, beside the method's own."""
@@ -233,7 +236,7 @@ def run(
             here / "checkpoint.pt",
             choice,
             precision,
-            watch=functools.partial(_watch, here, seen) if _watchable(model, seen) else None,
+            watch=_watcher(here, seen) if _watchable(model, seen) else None,
             what=f"{method} on {dataset.name}",
         )
         with written_whole(here / "history.csv", "w") as file:
@@ -325,19 +328,25 @@ WATCHED = 500
 """How many test images are scored at each checkpoint, at most; all are scored at the end."""
 
 
-def _watch(here: Path, dataset: Dataset, model: Method, step: int) -> None:
-    """Note the scores of some test images at a checkpoint. A resumed training notes them again.
+def _watcher(here: Path, dataset: Dataset) -> Callable[[Method, int], None]:
+    """Notes the scores of some test images at a checkpoint. A resumed training notes them again.
 
     They are a sample of the set's, the same for every run of it.
     """
-    table = _watched(here)
-    table = table.loc[:, [done for done in table if done < step]]
     n = len(dataset.test)
     index = np.sort(np.random.default_rng(0).choice(n, min(n, WATCHED), replace=False))
-    scores = detect_all(model, dataset.test.images[index]).score
-    table = pd.concat([table, pd.Series(scores, dataset.test.names[index], name=step)], axis=1)
-    with written_whole(here / "watched.csv", "w") as file:
-        table.rename_axis("image").to_csv(file)
+    encoded = []  # once, at the first checkpoint
+
+    def watch(model: Method, step: int) -> None:
+        table = _watched(here)
+        table = table.loc[:, [done for done in table if done < step]]
+        encoded[:] = encoded or [encode_all(model, dataset.test.images[index], best_device())]
+        scores = detect_all(model, encoded[0]).score
+        table = pd.concat([table, pd.Series(scores, dataset.test.names[index], name=step)], axis=1)
+        with written_whole(here / "watched.csv", "w") as file:
+            table.rename_axis("image").to_csv(file)
+
+    return watch
 
 
 def _watched(here: Path) -> pd.DataFrame:
@@ -420,7 +429,9 @@ def _plain(value):
     """A constructor argument as config.json keeps it: classes and functions by name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return list(value) if isinstance(value, tuple) else getattr(value, "__name__", value)
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return getattr(value, "__name__", value)
 
 
 def _device_name(device: str) -> str:

@@ -8,7 +8,8 @@ from torch import nn
 
 from nblib.data.batches import HeldOut, Part
 from nblib.methods.method import Detection, Method, detect_all
-from nblib.training import loop
+from nblib.training import encoded, loop
+from nblib.training.encoded import encode_all
 from nblib.training.loop import TrainingError, fit, rate_factor, usual_precision
 
 
@@ -608,7 +609,8 @@ class Prepared(Method):
 
     prepared = 0
 
-    def prepare(self, normal, unlabeled):
+    def prepare(self, normal, unlabeled, patients):
+        assert patients.tolist() == DATA.normal.patients.tolist()
         self.prepared += 1
         self.keep(mean=normal.mean(), other=unlabeled.mean())
 
@@ -626,6 +628,119 @@ def test_a_closed_form_is_made_once_from_floats_of_what_is_not_held_out(tmp_path
     for method in first, again:
         assert method.mean.item() == pytest.approx(np.mean(NORMAL) / 127.5 - 1, abs=1e-6)
         assert method.other.item() == pytest.approx(np.mean(UNLABELED) / 127.5 - 1, abs=1e-6)
+
+
+# A frozen encoding
+
+
+class Encoding(Method):
+    """A weight that is drawn to its batches' mean; images are seen as 2 x 2 means, times 3."""
+
+    needs = ("normal", "unlabeled")
+    batch_size, steps, decay = 2, 8, 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.seen, self.encoded, self.made_from = [], [], None
+
+    def encode(self, x):
+        self.encoded += x[:, 0, 0, 0].tolist()
+        return 3 * nn.functional.avg_pool2d(x, 4).expand(-1, 2, -1, -1)
+
+    def prepare(self, normal, unlabeled, patients):
+        self.made_from = normal, unlabeled
+
+    def optimizers(self):
+        return {"W": torch.optim.SGD([self.weight], 0.1)}
+
+    def updates(self, batch, step):
+        self.seen.append(batch)
+        yield "W", {"distance": (self.weight - batch.normal.mean() - batch.unlabeled.mean()) ** 2}
+
+    def detect(self, x):
+        assert x.shape[1:] == (2, 2, 2)
+        return Detection({"own": x.mean((1, 2, 3)) * self.weight}, x.mean(1).abs())
+
+
+def encodings(values):
+    return 3 * (np.array(values) / 127.5 - 1)
+
+
+def test_each_image_is_encoded_once_and_batches_closed_form_and_aucp_come_from_that():
+    method = Encoding()
+    history = train(method)
+    images = NORMAL + UNLABELED + HELD_NORMAL + HELD_UNLABELED
+    assert sorted(method.encoded) == pytest.approx(sorted(encodings(images) / 3), abs=1e-5)
+    for found, values in zip(method.made_from, (NORMAL, UNLABELED), strict=True):
+        assert found.shape == (len(values), 2, 2, 2)
+        assert np.allclose(found[:, 0, 0, 0], encodings(values), atol=1e-5)
+    for part, values in ("normal", NORMAL), ("unlabeled", UNLABELED):
+        drawn = torch.cat([getattr(batch, part) for batch in method.seen])
+        assert drawn.shape == (16, 2, 2, 2) and drawn.unique().numel() > 3
+        distance = np.abs(drawn[:, :1, 0, 0].numpy() - encodings(values)).min(1)
+        assert distance.max() < 1e-5
+    label = [0] * len(HELD_NORMAL) + [1] * len(HELD_UNLABELED)
+    sign = np.sign(method.weight.item())
+    expected = roc_auc_score(label, sign * encodings(HELD_NORMAL + HELD_UNLABELED))
+    assert history["aucp_held_out"].iloc[-1] == pytest.approx(expected)
+
+
+def test_an_interrupted_training_on_encodings_goes_on_bit_for_bit(tmp_path):
+    whole, checkpoint = Encoding(), tmp_path / "checkpoint.pt"
+    history = train(whole)
+
+    def stop(method, step):
+        if step == 8:
+            raise KeyboardInterrupt
+
+    first, second = Encoding(), Encoding()
+    with pytest.raises(KeyboardInterrupt):
+        train(first, checkpoint=checkpoint, watch=stop)
+    assert train(second, checkpoint=checkpoint).equals(history)
+    assert torch.equal(second.weight, whole.weight) and second.made_from is None
+    encoded = len(second.encoded)
+    third = Encoding()
+    train(third, checkpoint=checkpoint)
+    assert encoded and not third.encoded  # finished: nothing is left to look at
+
+
+def test_scores_are_the_same_of_images_and_of_their_encodings_and_maps_fit_the_images():
+    method, images = Encoding(), DATA.unlabeled.images
+    method.weight.data.fill_(2.0)
+    of_images = detect_all(method, images, batch_size=3)
+    of_encodings = detect_all(method, encode_all(method, images), batch_size=2)
+    assert np.array_equal(of_images.score, of_encodings.score)
+    assert of_images.map.shape == (5, 8, 8) and of_encodings.map.shape == (5, 2, 2)
+    assert np.allclose(of_images.map, np.abs(encodings(UNLABELED))[:, None, None], atol=1e-5)
+
+
+def test_encodings_that_do_not_fit_in_memory_lie_in_a_file_and_train_the_same(monkeypatch):
+    plain, mapped = Encoding(), Encoding()
+    history = train(plain)
+    monkeypatch.setattr(encoded, "IN_MEMORY", 0)
+    assert isinstance(encode_all(mapped, DATA.normal.images), np.memmap)
+    assert train(mapped).equals(history)
+    assert torch.equal(mapped.weight, plain.weight)
+
+
+def test_a_method_without_an_encoding_is_handed_the_images_themselves():
+    assert encode_all(Prepared(), DATA.normal.images) is DATA.normal.images
+
+
+def test_a_closed_form_encodes_only_what_it_needs():
+    class Closed(Encoding):
+        needs, steps = ("normal",), 0
+
+        def prepare(self, normal, unlabeled, patients):
+            self.keep(mean=normal.mean())
+
+        def optimizers(self):
+            return {}
+
+    method = Closed()
+    train(method)
+    assert len(method.encoded) == len(NORMAL)
 
 
 def test_the_seconds_of_a_run_add_up_over_its_parts(tmp_path, monkeypatch):

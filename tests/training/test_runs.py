@@ -549,7 +549,7 @@ class Larger(METHODS["mean_image"].kind):
     image_size = 64
     seen: ClassVar = []
 
-    def prepare(self, normal, unlabeled):
+    def prepare(self, normal, unlabeled, patients):
         self.seen += [normal, unlabeled]
         super().prepare(normal, unlabeled)
 
