@@ -406,6 +406,7 @@ def _evaluate(
         numbers |= metrics.localisation(
             as_kept, labels.masks, labels.annotated, dataset.test.patients
         )
+    numbers |= _guide(scores, held)
     numbers |= {
         "score": first,
         "seconds": round(history.attrs["seconds"], 2),
@@ -414,6 +415,21 @@ def _evaluate(
         "steps": int(history["step"].max()) if len(history) else 0,
     }
     write_json(here / "metrics.json", numbers)
+
+
+def _guide(scores: pd.DataFrame, held: HeldOut) -> dict:
+    """AUC of held-out known normals against held-out unlabeled images, which needs no label.
+
+    aucp_held_out, and its standard error; none where nothing was held out.
+    """
+    normal = scores.loc[scores["part"] == "held_out_normal", "score"]
+    unlabeled = scores[scores["part"] == "unlabeled"]
+    unlabeled = unlabeled.loc[unlabeled["image"].isin(held.held_unlabeled.names), "score"]
+    if not len(normal) or not len(unlabeled):
+        return {}
+    area = metrics.auc(np.repeat([0, 1], [len(normal), len(unlabeled)]), [*normal, *unlabeled])
+    error = metrics.auc_standard_error(area, len(normal), len(unlabeled))
+    return {"aucp_held_out": area, "aucp_held_out_error": error}
 
 
 def _averaged(images: np.ndarray, size: int) -> np.ndarray:

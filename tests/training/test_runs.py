@@ -175,6 +175,13 @@ def test_metrics_are_scikit_learns_of_the_test_scores(sagan):
     labels, scores = tested["label"], tested["score"]
     assert sagan.metrics["auc"] == pytest.approx(roc_auc_score(labels, scores))
     assert sagan.metrics["ap"] == pytest.approx(average_precision_score(labels, scores))
+    held = dataset.hold_out(0)
+    of_unlabeled = sagan.scores.set_index(["part", "image"])["score"]["unlabeled"]
+    held_unlabeled = of_unlabeled[list(held.held_unlabeled.names)]
+    against = np.repeat([0, 1], [len(sagan.held_out), len(held_unlabeled)])
+    aucp = roc_auc_score(against, [*sagan.held_out, *held_unlabeled])
+    assert sagan.metrics["aucp_held_out"] == pytest.approx(aucp)
+    assert sagan.metrics["aucp_held_out"] == pytest.approx(sagan.history["aucp_held_out"].iloc[-1])
     assert sagan.metrics["images"] == 10
     assert sagan.metrics["patients"] == tested["patient"].nunique() == 6
     assert sagan.metrics["score"] == "residual" and sagan.metrics["steps"] == 2
