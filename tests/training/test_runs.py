@@ -170,12 +170,12 @@ def test_a_patient_007_is_read_back_as_text(tmp_path):
     assert runs.read_scores(file).iloc[0].to_dict() == row
 
 
-def test_metrics_are_scikit_learns_of_the_test_scores(sagan):
+def test_metrics_are_scikit_learns_of_the_test_scores(sagan, noise):
     tested = sagan.test
     labels, scores = tested["label"], tested["score"]
     assert sagan.metrics["auc"] == pytest.approx(roc_auc_score(labels, scores))
     assert sagan.metrics["ap"] == pytest.approx(average_precision_score(labels, scores))
-    held = dataset.hold_out(0)
+    held = noise.hold_out(sagan.config["seed"])
     of_unlabeled = sagan.scores.set_index(["part", "image"])["score"]["unlabeled"]
     held_unlabeled = of_unlabeled[list(held.held_unlabeled.names)]
     against = np.repeat([0, 1], [len(sagan.held_out), len(held_unlabeled)])
