@@ -16,7 +16,7 @@ BIN = .venv/bin
 BATCH = --data '$(DATA)' --budget '$(BUDGET)' --seeds '$(SEEDS)' --precision '$(PRECISION)' --jobs $(JOBS) \
 	$(if $(ALL),--every)
 
-.PHONY: figures report ratios places test lab bench check-quick pictures simulate keep links strip
+.PHONY: figures report ratios places perceptual test lab bench check-quick pictures simulate keep links strip
 
 # Every notebook, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
 figures: .venv/installed
@@ -34,6 +34,11 @@ ratios: .venv/installed
 # What place codes do where nothing but place decides: 135 runs on the sets places, in three hours.
 places: .venv/installed
 	@$(BIN)/python -m nblib batch places --seeds 0,1,2,3,4 --jobs $(JOBS)
+
+# A second score of what has run, by a pretrained network's features; trains nothing. `make report`
+# shows it.
+perceptual: .venv/installed
+	@$(BIN)/python -m nblib batch perceptual $(BATCH)
 
 test: .venv/installed
 	$(BIN)/ruff check .

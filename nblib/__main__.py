@@ -61,6 +61,13 @@ def _moved(given: argparse.Namespace) -> None:
     print(robustness.score_moved(datasets.load(given.set), given.budget, given.seed))
 
 
+def _perceptual(given: argparse.Namespace) -> None:
+    from nblib.data import datasets
+    from nblib.results import perceptual
+
+    print(perceptual.score_perceptual(datasets.load(given.set), given.budget, given.seed))
+
+
 def _keep(given: argparse.Namespace) -> None:
     from nblib.results import placement, store
 
@@ -109,7 +116,8 @@ def commands() -> Parser:
         "run all notebooks over some sets and seeds; what is finished is not done again",
         "all --data phantom,some/folder --budget quick --seeds 0,1,2",
     )
-    argument("target", choices=("all", "report", "ratios", "places"), help="see the Makefile")
+    targets = "all", "report", "ratios", "places", "perceptual"
+    argument("target", choices=targets, help="see the Makefile")
     argument("--data", default="phantom", help="names or folders, with commas between")
     argument("--budget", default="quick", help="smoke, quick, laptop or thesis")
     argument("--seeds", default="0", help="whole numbers, with commas between")
@@ -143,9 +151,14 @@ def commands() -> Parser:
     argument("condition", choices=("zeros", "reflect", "circular", "middle", "outer"))
     argument("seed", type=int)
 
-    argument = command(_moved, "score moved test images by finished runs", "phantom quick 0")
-    for name, kind in (("set", str), ("budget", str), ("seed", int)):
-        argument(name, type=kind)
+    passes = {
+        _moved: "score moved test images by finished runs",
+        _perceptual: "score test images that finished runs restored by a network's features",
+    }
+    for do, says in passes.items():
+        argument = command(do, says, "phantom quick 0")
+        for name, kind in (("set", str), ("budget", str), ("seed", int)):
+            argument(name, type=kind)
 
     argument = command(
         _keep, "copy what tables need of finished runs to data/scores", "nih,kermany laptop"

@@ -21,6 +21,7 @@ SECONDS = {
     "moved": 45,
     "ratio": 45,
     "place": 120,
+    "perceptual_scores": 60,
 }
 """What a job takes at `quick`, beside `OTHERS`: what is left is estimated by these proportions."""
 
@@ -38,10 +39,10 @@ def batch(
 ) -> int:
     """Run Snakemake on the notebooks, as the only batch of this root; returns its exit status.
 
-    target: all, report (tables and figures again from what there is; trains nothing), ratios or
-    places; data, seeds: with commas between; precision: fp32, bf16 or '' (the device's own);
-    every: see `plan.methods`. Raises ValueError for a set, budget or seed that there is not, and
-    where another batch is running.
+    target: all, report (tables and figures again from what there is; trains nothing), ratios,
+    places or perceptual (a second score of finished runs; trains nothing); data, seeds: with commas
+    between; precision: fp32, bf16 or '' (the device's own); every: see `plan.methods`. Raises
+    ValueError for a set, budget or seed that there is not, and where another batch is running.
     """
     report = target == "report"
     words = [word for word in data.split(",") if word]

@@ -349,6 +349,12 @@ MUTATIONS = [
         ("tests/results/test_robustness.py",),
     ),
     Mutation(
+        "nblib/results/perceptual.py",
+        "/ f.abs().sum(",
+        "/ f_restored.abs().sum(",
+        ("tests/results/test_perceptual.py", "-k", "formulas"),
+    ),
+    Mutation(
         "nblib/training/scoring.py",
         "metrics.threshold(run.held_out)",
         "metrics.threshold(run.held_out, 0.9)",

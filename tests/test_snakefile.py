@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -232,6 +233,35 @@ def test_the_ratios_are_a_target_of_their_own(tmp_path, tiny):
     made = re.findall(r"Job \d+: (\w+) on tiny with (\d+) % abnormal in the mix", output)
     assert len(made) == len(set(made)) == 4 * 6
     assert {percent for _, percent in made} == {"0", "20", "40", "60", "80", "100"}
+
+
+def test_the_perceptual_scores_are_a_target_of_their_own_and_train_nothing(
+    project, tiny, finished, tmp_path
+):
+    root, targets, _ = finished
+    batch_of = dict(data=tiny, budget="quick")
+    code, output = batch(project, root, "perceptual", **batch_of)
+    assert code == 0, output
+    file = root / "data" / "runs" / "tiny" / "quick" / "perceptual-seed0.csv"
+    methods = set(pd.read_csv(file)["method"])
+    assert methods == {"sagan", "mean_image", "pca16", "pca64", "nearest_normals"}
+    assert "Nothing to be done" in batch(project, root, "perceptual", "-n", **batch_of)[1]
+    # A method that has changed is not trained again for them; a run that is new is scored.
+    own = project / "nblib" / "methods" / "sagan.py"
+    text = own.read_text()
+    own.write_text(text + "\n\nCHANGED = 1\n")
+    _, output = batch(project, root, "perceptual", "-n", **batch_of)
+    own.write_text(text)
+    assert "Nothing to be done" in output
+    new = root / "data" / "runs" / "tiny" / "quick" / "alad" / "base" / "seed0"
+    shutil.copytree(targets[1].parent, new)
+    _, output = batch(project, root, "perceptual", "-n", **batch_of)
+    shutil.rmtree(new.parents[1])
+    jobs = re.findall(r"Job \d+: (.*)", output)
+    assert jobs == ["perceptual scores of tiny, quick, seed 0", "the perceptual scores are made"]
+    # Where there is no run, that is said.
+    code, output = batch(project, tmp_path / "root", "perceptual", "--retries", "0", **batch_of)
+    assert code == 1 and "There is no finished run that restored the images of 'tiny'" in output
 
 
 def test_every_committed_notebook_is_in_the_batch():

@@ -16,14 +16,13 @@ from nblib import metrics
 from nblib.data import datasets
 from nblib.data.datasets import Dataset
 from nblib.data.labels import load_labels
-from nblib.files import root, written_whole
-from nblib.methods.catalogue import FAMILIES, METHODS, known, order
+from nblib.methods.catalogue import FAMILIES, METHODS
 from nblib.methods.method import Method, detect_all
 from nblib.progress import say
 from nblib.results import store, write
 from nblib.results.store import Result
 from nblib.training import runs
-from nblib.training.runs import Run, read_scores
+from nblib.training.runs import Run
 
 MOVED_METHODS = [
     name for name, entry in METHODS.items() if FAMILIES[entry.family].trains == "translation"
@@ -109,21 +108,15 @@ def score_moved(dataset: Dataset, budget: str, seed: int) -> Path:
     """
     tables = []
     methods = moved_methods(budget)
-    for method in methods:
-        run = Run(runs.run_folder(dataset.name, budget, method, seed))
-        if not (run.folder / "metrics.json").exists():
-            continue
-        table = run.test[["image", "patient", "label"]]
-        tables.append(table.assign(method=method, **moved_scores(run.method(), dataset)))
+    for run in store.finished(dataset.name, budget, methods, seed):
+        table = run.test[["image", "patient", "label"]].assign(method=run.config["method"])
+        tables.append(table.assign(**moved_scores(run.method(), dataset)))
     if not tables:
         raise FileNotFoundError(
             f"There is no finished run of {', '.join(methods)} on '{dataset.name}' at "
             f"{budget}, seed {seed}. Make them: make figures DATA={dataset.name} BUDGET={budget}"
         )
-    path = store.moved_file(dataset.name, budget, seed)
-    with written_whole(path, "w") as file:
-        pd.concat(tables).to_csv(file, index=False, float_format="%.6g")
-    return path
+    return store.write_pass(store.pass_file("moved", dataset.name, budget, seed), tables)
 
 
 def moved(data: str, budget: str) -> pd.DataFrame:
@@ -132,29 +125,17 @@ def moved(data: str, budget: str) -> pd.DataFrame:
     auc: as they are; a column a way with the change of AUC, and one, 'rank ...', with Spearman's
     correlation of the scores with those of the images as they are. Empty where nothing was scored.
     """
-    data = Path(data).name
-    kept = sorted((root() / "data" / "scores" / data / budget).glob("moved-seed*.csv.gz"))
-    fresh = sorted(store.moved_file(data, budget, 0).parent.glob("moved-seed*.csv"))
-    files = {file.name.removesuffix(".gz"): file for file in (*kept, *fresh)}
-    tables = [read_scores(file) for file in files.values()]
-    there = known(method for table in tables for method in table["method"])
     rows = []
-    for table in tables:
-        of_known = table[table["method"].isin(there)]
-        for method, table in of_known.groupby("method", sort=False):
-            ways = table.drop(columns=["image", "patient", "label", "method"])
-            ways = ways.dropna(axis="columns", how="all")
-            areas = {name: metrics.auc(table["label"], s) for name, s in ways.items()}
-            as_it_is = areas.pop("as it is")
-            row = {"method": method, "seeds": 1, "auc": as_it_is}
-            row |= {name: area - as_it_is for name, area in areas.items()}
-            ranks = {f"rank {n}": spearmanr(ways["as it is"], ways[n])[0] for n in areas}
-            rows.append(row | ranks)
-    if not rows:
-        return pd.DataFrame()
-    found = pd.DataFrame(rows).groupby("method", sort=False)
-    table = found.mean().assign(seeds=found.size()).reset_index()
-    return table.sort_values("method", key=lambda m: m.map(order))
+    for method, table in store.read_pass("moved", data, budget):
+        ways = table.drop(columns=["image", "patient", "label", "method"])
+        ways = ways.dropna(axis="columns", how="all")
+        areas = {name: metrics.auc(table["label"], s) for name, s in ways.items()}
+        as_it_is = areas.pop("as it is")
+        row = {"method": method, "auc": as_it_is}
+        row |= {name: area - as_it_is for name, area in areas.items()}
+        ranks = {f"rank {n}": spearmanr(ways["as it is"], ways[n])[0] for n in areas}
+        rows.append(row | ranks)
+    return store.over_seeds(rows)
 
 
 def write_moved(results: list[Result]) -> pd.DataFrame:

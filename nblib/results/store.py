@@ -1,10 +1,12 @@
 """Finished runs and kept scores -> results, as tables need them; and back to data/scores.
 
-A run of `data/runs` takes precedence over its kept scores, which are committed.
+A run of `data/runs` takes precedence over its kept scores, which are committed. What finished runs
+were asked afterwards, all with one seed, is called a pass, and lies in a file beside them.
 """
 
 import contextlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +16,12 @@ from nblib import __version__, metrics
 from nblib.files import digest, root, write_json, written_whole
 from nblib.methods import catalogue
 from nblib.training import budgets
-from nblib.training.runs import Run, read_scores, test_part
+from nblib.training.runs import Run, read_scores, run_folder, test_part
 
 PROJECT = Path(__file__).parents[2]
+
+PASSES = ("moved", "perceptual")
+"""See `robustness.score_moved` and `perceptual.score_perceptual`."""
 
 
 class Result(NamedTuple):
@@ -142,7 +147,7 @@ def keep(data: str, budget: str) -> list[Path]:
     """Copy what tables need of finished runs to data/scores, to be committed: a few kB a run.
 
     Scores of every image, config, metrics, AUC at each checkpoint; of the base runs and of those
-    at other anomaly ratios; and the scores of moved images, see `robustness`.
+    at other anomaly ratios; and what was found in `PASSES`.
     """
     data, files = Path(data).name, []
     for result in [r for r in _all(data, budget) if r.run]:
@@ -154,10 +159,55 @@ def keep(data: str, budget: str) -> list[Path]:
             kept["checkpoints"] = json.loads(result.checkpoints.to_json(orient="records"))
         write_json(stem.with_suffix(".json"), kept)
         files.append(stem.with_suffix(".csv.gz"))
-    for file in sorted(_runs_folder(data, budget).glob("moved-seed*.csv")):
-        files.append(_scores_folder(data, budget) / f"{file.name}.gz")
-        _write_scores(files[-1], read_scores(file))
+    for name in PASSES:
+        for file in sorted(_runs_folder(data, budget).glob(f"{name}-seed*.csv")):
+            files.append(_scores_folder(data, budget) / f"{file.name}.gz")
+            _write_scores(files[-1], read_scores(file))
     return files
+
+
+def finished(data: str, budget: str, methods: Iterable[str], seed: int) -> Iterator[Run]:
+    """The finished base runs of some methods with one seed, in that order; others are left out."""
+    for method in methods:
+        run = Run(run_folder(data, budget, method, seed))
+        if (run.folder / "metrics.json").exists():
+            yield run
+
+
+def pass_file(name: str, data: str, budget: str, seed: int) -> Path:
+    """Where the scores of a pass over finished runs lie."""
+    return _runs_folder(data, budget) / f"{name}-seed{seed}.csv"
+
+
+def write_pass(path: Path, tables: list[pd.DataFrame]) -> Path:
+    """Write what a pass found, a table a run with the columns image, patient, label, method."""
+    with written_whole(path, "w") as file:
+        pd.concat(tables).to_csv(file, index=False, float_format="%.6g")
+    return path
+
+
+def read_pass(name: str, data: str, budget: str) -> list[tuple[str, pd.DataFrame]]:
+    """What a pass found, kept or fresh: (method, table), one a run, of known methods alone."""
+    data = Path(data).name
+    kept = sorted(_scores_folder(data, budget).glob(f"{name}-seed*.csv.gz"))
+    fresh = sorted(_runs_folder(data, budget).glob(f"{name}-seed*.csv"))
+    files = {file.name.removesuffix(".gz"): file for file in (*kept, *fresh)}
+    found = [one for file in files.values() for one in read_scores(file).groupby("method")]
+    there = catalogue.known(method for method, _ in found)
+    return [(method, table) for method, table in found if method in there]
+
+
+def over_seeds(rows: list[dict]) -> pd.DataFrame:
+    """Rows of (method, number, ...), one a run -> method, seeds, means over the seeds.
+
+    In the catalogue's order; empty without rows.
+    """
+    if not rows:
+        return pd.DataFrame()
+    found = pd.DataFrame(rows).groupby("method")
+    table = found.mean()
+    table.insert(0, "seeds", found.size())
+    return table.sort_index(key=lambda methods: methods.map(catalogue.order)).reset_index()
 
 
 def _all(data: str, budget: str) -> list[Result]:
@@ -179,11 +229,6 @@ def _write_scores(path: Path, scores: pd.DataFrame) -> None:
 def _stem(variant: str, seed: int | str) -> str:
     """How the kept scores of a run are called."""
     return f"seed{seed}" if variant == "base" else f"{variant}-seed{seed}"
-
-
-def moved_file(data: str, budget: str, seed: int) -> Path:
-    """Where the scores of moved test images lie, see `robustness.score_moved`."""
-    return _runs_folder(data, budget) / f"moved-seed{seed}.csv"
 
 
 def _runs_folder(data: str, budget: str) -> Path:

@@ -81,7 +81,7 @@ def test_the_table_of_moved_images_follows_from_the_scores_kept_or_not(dataset, 
     assert list(table.index) == ["brainomaly"] and table.loc["brainomaly", "seeds"] == 2
     drops, ranks = [], []
     for seed in (0, 1):
-        kept = pd.read_csv(store.moved_file("moved", "smoke", seed))
+        kept = pd.read_csv(store.pass_file("moved", "moved", "smoke", seed))
         before, after = (roc_auc_score(kept["label"], kept[c]) for c in ("as it is", "shift 4"))
         drops.append(after - before)
         ranks.append(spearmanr(kept["as it is"], kept["shift 4"])[0])
@@ -89,7 +89,7 @@ def test_the_table_of_moved_images_follows_from_the_scores_kept_or_not(dataset, 
     assert np.isclose(table.loc["brainomaly", "rank shift 4"], np.mean(ranks))
     store.keep("moved", "smoke")
     for seed in (0, 1):
-        store.moved_file("moved", "smoke", seed).unlink()
+        store.pass_file("moved", "moved", "smoke", seed).unlink()
     again = robustness.moved("moved", "smoke").set_index("method")
     pd.testing.assert_frame_equal(table, again)
     printed = robustness.write_moved(store.collect("moved", "smoke"))
