@@ -61,11 +61,25 @@ def _moved(given: argparse.Namespace) -> None:
     print(robustness.score_moved(datasets.load(given.set), given.budget, given.seed))
 
 
+def _mirrored(given: argparse.Namespace) -> None:
+    from nblib.data import datasets
+    from nblib.results import robustness
+
+    print(robustness.score_mirrored(datasets.load(given.set), given.budget, given.seed))
+
+
 def _perceptual(given: argparse.Namespace) -> None:
     from nblib.data import datasets
     from nblib.results import perceptual
 
     print(perceptual.score_perceptual(datasets.load(given.set), given.budget, given.seed))
+
+
+def _features(given: argparse.Namespace) -> None:
+    from nblib.data import datasets
+    from nblib.results import features
+
+    print(features.study(datasets.load(given.set), given.budget))
 
 
 def _keep(given: argparse.Namespace) -> None:
@@ -153,12 +167,17 @@ def commands() -> Parser:
 
     passes = {
         _moved: "score moved test images by finished runs",
+        _mirrored: "score normal test images and their mirror images by finished runs",
         _perceptual: "score test images that finished runs restored by a network's features",
     }
     for do, says in passes.items():
         argument = command(do, says, "phantom quick 0")
         for name, kind in (("set", str), ("budget", str), ("seed", int)):
             argument(name, type=kind)
+
+    argument = command(_features, "say what scores on features rest on", "phantom quick")
+    argument("set")
+    argument("budget")
 
     argument = command(
         _keep, "copy what tables need of finished runs to data/scores", "nih,kermany laptop"

@@ -9,7 +9,7 @@ import pytest
 from nblib.__main__ import commands
 
 COMMANDS = [
-    *("score", "batch", "execute", "ratio", "place", "moved", "perceptual", "keep"),
+    *("score", "batch", "execute", "ratio", "place", "moved", "mirrored", "perceptual", "features", "keep"),
     *("links", "readme"),
 ]
 

@@ -14,6 +14,7 @@ from nblib.figures.of_a_run import (
     parts,
     scatter,
     training_curves,
+    whitening,
 )
 from nblib.figures.of_results import (
     ANSWERS,
@@ -21,6 +22,7 @@ from nblib.figures.of_results import (
     cost,
     differences,
     forest,
+    guide,
     matrix,
     model_choice,
     one_through_models,

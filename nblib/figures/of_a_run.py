@@ -29,6 +29,7 @@ from nblib.figures.style import (
     styled,
 )
 from nblib.methods.method import Detection
+from nblib.results.features import Whitening
 from nblib.training.runs import Run
 
 
@@ -139,6 +140,30 @@ def scatter(points: np.ndarray, labels: np.ndarray, title: str) -> Figure:
         axes.plot(*chosen.T, marker, ms=3.5, color=colour, alpha=0.7, mew=0, label=f"test, {name}")
     axes.set(xticks=[], yticks=[], title=title)
     axes.legend(fontsize=7)
+    return figure
+
+
+@styled
+def whitening(found: Whitening, title: str) -> Figure:
+    """Left: known normals and the mix along principal components. Right: along two directions."""
+    figure, axes = blank(1, 2, height=2.6)
+    left, right = axes[0]
+    components = np.arange(1, len(found.deviation) + 1)
+    left.plot(components, found.deviation, color=NORMAL, label="deviation of known normals")
+    left.plot(
+        components, found.difference, ".", ms=3, color=ABNORMAL, label="difference of the mix"
+    )
+    left.set(xlabel="principal component of known normals", yscale="log")
+    left.legend(fontsize=6)
+    everything = np.concatenate([x for pair in found.along.values() for x in pair])
+    bins = np.linspace(*np.quantile(everything, (0.01, 0.99)), 25)
+    for (name, (normal, mix)), style in zip(found.along.items(), ("--", "-"), strict=True):
+        line = dict(bins=bins, histtype="step", density=True, linestyle=style)
+        right.hist(normal, color=NORMAL, label=f"known normals, {name}", **line)
+        right.hist(mix, color=ABNORMAL, label=f"mix, {name}", **line)
+    right.set(xlabel="held-out images along the direction", yticks=[])
+    right.legend(fontsize=6)
+    figure.suptitle(title)
     return figure
 
 

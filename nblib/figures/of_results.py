@@ -1,5 +1,7 @@
 """Figures of many runs: intervals, differences, costs, the same images through several models."""
 
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -130,6 +132,27 @@ def model_choice(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+@styled
+def guide(table: pd.DataFrame, title: str) -> Figure:
+    """The AUC of the test part over AUCp on held-out images, a point a method of `guide.guides`."""
+    if table.empty:
+        return nothing(title)
+    figure, axes = blank(height=3.4)
+    axes = axes[0, 0]
+    for row in table.itertuples():
+        found = entry(row.method)
+        look = dict(fmt=FAMILIES[found.family].marker, color=found.colour, mec="black", mew=0.5)
+        axes.errorbar(row.aucp, row.auc, xerr=row.aucp_error, ms=6, ecolor=HELD_OUT, lw=0.8, **look)
+    for family in dict.fromkeys(entry(method).family for method in table["method"]):
+        axes.plot([], [], FAMILIES[family].marker, color="black", label=family)
+    bounds = [min(table["auc"].min(), table["aucp"].min()) - 0.03, 1]
+    axes.plot(bounds, bounds, ":", color="black", lw=0.6)
+    axes.set(xlabel="AUCp on held-out images, and the error of one run", ylabel="AUC, test part")
+    axes.set_title(title)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    return figure
+
+
 CONDITIONS = {
     "zeros": ("o", "zeros around the image"),
     "reflect": ("s", "a mirror around it"),
@@ -241,7 +264,8 @@ def over_ratios(table: pd.DataFrame, title: str) -> Figure:
         return nothing(title)
     figure, axes = blank(1, 2, height=2.8)
     for cell, (name, word) in zip(axes[0], {"auc": "AUC", "ap": "AP"}.items(), strict=True):
-        lines = zip(table.groupby("method", sort=False), ("o-", "s--", "^:", "D-."), strict=False)
+        styles = cycle(("o-", "s--", "^:", "D-.", "v-", "P--", "X:"))
+        lines = zip(table.groupby("method", sort=False), styles, strict=False)
         for (method, rows), style in lines:
             colour = entry(method).colour
             cell.plot(rows["percent"], rows[name], style, ms=4, color=colour, label=method)

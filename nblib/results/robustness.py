@@ -4,6 +4,7 @@ Codes of absolute places should suffer from images that are shifted, turned or o
 than those of relative places. Nothing is trained for that: finished runs score moved images.
 """
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from nblib import metrics
 from nblib.data import datasets
 from nblib.data.datasets import Dataset
 from nblib.data.labels import load_labels
-from nblib.methods.catalogue import FAMILIES, METHODS
+from nblib.methods.catalogue import FAMILIES, METHODS, order
 from nblib.methods.method import Method, detect_all
 from nblib.progress import say
 from nblib.results import store, write
@@ -41,7 +42,15 @@ ANGLES = (5, 10)
 SIZES = (0.75, 1.5)
 """Times the set's size."""
 
-RATIO_METHODS = ("known_against_unlabeled", "healthygan", "brainomaly", "sagan")
+RATIO_METHODS = (
+    "known_against_unlabeled",
+    "pretrained_logistic",
+    "pretrained_fisher",
+    "pretrained_mean",
+    "healthygan",
+    "brainomaly",
+    "sagan",
+)
 RATIOS = (0, 20, 40, 60, 80, 100)
 """Percent of abnormal images among the unlabeled ones."""
 
@@ -106,17 +115,111 @@ def score_moved(dataset: Dataset, budget: str, seed: int) -> Path:
 
     `data/runs/<set>/<budget>/moved-seed<k>.csv`: image, patient, label, method, a column a way.
     """
-    tables = []
-    methods = moved_methods(budget)
-    for run in store.finished(dataset.name, budget, methods, seed):
-        table = run.test[["image", "patient", "label"]].assign(method=run.config["method"])
-        tables.append(table.assign(**moved_scores(run.method(), dataset)))
+
+    def of(run: Run) -> pd.DataFrame:
+        return run.test[["image", "patient", "label"]].assign(**moved_scores(run.method(), dataset))
+
+    return _score_once_more("moved", of, moved_methods(budget), dataset, budget, seed)
+
+
+def score_mirrored(dataset: Dataset, budget: str, seed: int) -> Path:
+    """Score the normal test images by each finished run, as they are and mirrored left to right.
+
+    `data/runs/<set>/<budget>/mirrored-seed<k>.csv`: image, patient, label, method, score, mirrored.
+    """
+
+    def of(run: Run) -> pd.DataFrame:
+        method, test = run.method(), run.test
+        images = dataset.at(method.image_size or dataset.size).test.images
+        normal = (test["label"] == 0).to_numpy()
+        mirrored = detect_all(method, np.ascontiguousarray(images[normal][..., ::-1])).score
+        columns = ["image", "patient", "label", "score"]
+        return test.loc[normal, columns].assign(mirrored=mirrored)
+
+    return _score_once_more("mirrored", of, METHODS, dataset, budget, seed)
+
+
+def _score_once_more(
+    name: str,
+    of: Callable[[Run], pd.DataFrame],
+    methods: Iterable[str],
+    dataset: Dataset,
+    budget: str,
+    seed: int,
+) -> Path:
+    runs_found = store.finished(dataset.name, budget, methods, seed)
+    tables = [of(run).assign(method=run.config["method"]) for run in runs_found]
     if not tables:
         raise FileNotFoundError(
             f"There is no finished run of {', '.join(methods)} on '{dataset.name}' at "
             f"{budget}, seed {seed}. Make them: make figures DATA={dataset.name} BUDGET={budget}"
         )
-    return store.write_pass(store.pass_file("moved", dataset.name, budget, seed), tables)
+    return store.write_pass(store.pass_file(name, dataset.name, budget, seed), tables)
+
+
+def mirrored(data: str | Path, budget: str) -> pd.DataFrame:
+    """Whether a method tells normal images (0) from their mirror images (1): a row a method.
+
+    auc: mean over the seeds, 0.5 for one that does not mind sides; low, high: 95 % interval over
+    resampled patients, whose images and mirror images stay together. Empty where none was scored.
+    """
+    areas: dict[str, list[float]] = {}
+    resampled: dict[str, list[np.ndarray]] = {}
+    for method, table in store.read_pass("mirrored", data, budget):
+        labels = np.repeat([0, 1], len(table))
+        scores = np.concatenate([table["score"], table["mirrored"]])
+        patients = np.tile(table["patient"].to_numpy(str), 2)
+        weights = metrics.patient_weights(labels, patients)
+        areas.setdefault(method, []).append(metrics.auc(labels, scores))
+        resampled.setdefault(method, []).append(metrics.weighted_auc_ap(labels, scores, weights)[0])
+    rows = []
+    for method in sorted(areas, key=order):
+        area = float(np.mean(areas[method]))
+        every = np.mean(resampled[method], 0)
+        low, high = metrics.bounded_interval(area, every, labels, patients)
+        row = {"method": method, "seeds": len(areas[method]), "auc": area}
+        rows.append(row | {"auc_low": low, "auc_high": high})
+    return pd.DataFrame(rows)
+
+
+def write_mirrored(results: list[Result]) -> pd.DataFrame:
+    """`mirrored` as `figures/<set>/<budget>/mirrored`; what is printed of it, if anything."""
+    config = results[0].config
+    rows = mirrored(config["set"], config["budget"])
+    if rows.empty:
+        return rows
+    printed = pd.DataFrame(
+        {
+            "method": rows["method"],
+            "seeds": rows["seeds"],
+            "AUC of mirrored against as they are": [
+                f"{row.auc:.3f} [{row.auc_low:.3f}, {row.auc_high:.3f}]"
+                for row in rows.itertuples()
+            ],
+        }
+    )
+    words = (
+        f"Set {config['set']}, budget {config['budget']}. Normal test images against themselves, "
+        "mirrored left to right, by finished runs: 0.5 where a method does not mind that the heart "
+        "is on the other side. 95 % interval over patients."
+    )
+    own = [r for r in results if r.config["method"] in set(rows["method"])]
+    write.save_table(rows, printed, words, own, "mirrored")
+    return printed
+
+
+def mirrored_in_words(rows: pd.DataFrame) -> str:
+    """What `mirrored` says, in a sentence or two."""
+    if rows.empty:
+        return ""
+    sees = rows[(rows["auc_low"] > 0.5) | (rows["auc_high"] < 0.5)]
+    listed = ", ".join(f"`{row.method}` {row.auc:.3f}" for row in sees.itertuples())
+    most = rows.loc[(rows["auc"] - 0.5).abs().idxmax()]
+    return (
+        f"{len(sees)} of {len(rows)} methods tell a normal image from its mirror image better or "
+        f"worse than by chance{': ' * bool(listed)}{listed}. The farthest from 0.5 is "
+        f"`{most.method}`, {most.auc:.3f}."
+    )
 
 
 def moved(data: str, budget: str) -> pd.DataFrame:

@@ -20,8 +20,11 @@ from nblib.training.runs import Run, read_scores, run_folder, test_part
 
 PROJECT = Path(__file__).parents[2]
 
-PASSES = ("moved", "perceptual")
-"""See `robustness.score_moved` and `perceptual.score_perceptual`."""
+PASSES = ("moved", "mirrored", "perceptual")
+"""See `robustness.score_moved`, `robustness.score_mirrored`, `perceptual.score_perceptual`."""
+
+FEATURES = "features.csv"
+"""What `features.study` found of a set at a budget, beside its runs."""
 
 
 class Result(NamedTuple):
@@ -147,7 +150,7 @@ def keep(data: str, budget: str) -> list[Path]:
     """Copy what tables need of finished runs to data/scores, to be committed: a few kB a run.
 
     Scores of every image, config, metrics, AUC at each checkpoint; of the base runs and of those
-    at other anomaly ratios; and what was found in `PASSES`.
+    at other anomaly ratios; what was found in `PASSES`, and by `features.study`.
     """
     data, files = Path(data).name, []
     for result in [r for r in _all(data, budget) if r.run]:
@@ -159,8 +162,8 @@ def keep(data: str, budget: str) -> list[Path]:
             kept["checkpoints"] = json.loads(result.checkpoints.to_json(orient="records"))
         write_json(stem.with_suffix(".json"), kept)
         files.append(stem.with_suffix(".csv.gz"))
-    for name in PASSES:
-        for file in sorted(_runs_folder(data, budget).glob(f"{name}-seed*.csv")):
+    for pattern in (*(f"{name}-seed*.csv" for name in PASSES), FEATURES):
+        for file in sorted(_runs_folder(data, budget).glob(pattern)):
             files.append(_scores_folder(data, budget) / f"{file.name}.gz")
             _write_scores(files[-1], read_scores(file))
     return files
