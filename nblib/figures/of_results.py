@@ -183,7 +183,8 @@ def predicted(table: pd.DataFrame, title: str) -> Figure:
         fill = colour if row.right else "white"
         axes.plot(row.auc, y, CONDITIONS[row.condition][0], mfc=fill, ms=6, mec="black", mew=0.9)
     axes.set(yticks=-np.arange(len(table)), xlabel="AUC, 95 % interval over pairs of twins")
-    axes.set(title=title, xlim=(0.4, 1.03), ylim=(-len(table) + 0.4, 0.6))
+    lowest = min(area for areas in table["areas"] for area in areas)
+    axes.set(title=title, xlim=(min(0.4, lowest - 0.03), 1.03), ylim=(-len(table) + 0.4, 0.6))
     axes.set_yticklabels(names, fontsize=7)
     for condition, (marker, words) in CONDITIONS.items():
         axes.plot([], [], marker, color="black", label=f"{condition}: {words}")

@@ -289,8 +289,8 @@ def conclusions(table: pd.DataFrame, verdict: pd.DataFrame) -> list[str]:
     if len(circular):
         lines.append(
             f"**Around a circular image:** {_listed(circular, circular.index)}. A generator that "
-            "only convolves cannot tell where it is; Swin's windows and an attention over a grid "
-            "that does have an end can."
+            "only convolves cannot tell where it is. Swin's windows and an attention over a grid "
+            "that does have an end can, but need not learn it."
         )
     lines.append(f"**Whether X-rays need it is another question.** {_on_images()}")
     return lines
