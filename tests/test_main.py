@@ -9,8 +9,8 @@ import pytest
 from nblib.__main__ import commands
 
 COMMANDS = [
-    *("score", "batch", "execute", "ratio", "place", "moved", "mirrored", "perceptual", "features", "keep"),
-    *("links", "readme"),
+    *("score", "batch", "execute", "ratio", "place", "moved", "mirrored", "perceptual"),
+    *("features", "keep", "links", "readme"),
 ]
 
 

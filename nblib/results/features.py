@@ -214,6 +214,8 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
 
 def sentences(found: pd.DataFrame) -> list[str]:
     """What a mix of normal images alone says of the scores, a sentence a direction."""
+    if found.empty:
+        return []
     lines = []
     for direction, rows in found.groupby("direction", sort=False):
         areas = rows.groupby("what")["auc"].mean()

@@ -25,10 +25,8 @@ def guides(results: list[Result]) -> pd.DataFrame:
         aucp = found.get("aucp_held_out", at["aucp_held_out"].iloc[-1] if len(at) else np.nan)
         row = {"method": result.config["method"], "auc": found["auc"], "aucp": aucp}
         rows.append(row | {"aucp_error": found.get("aucp_held_out_error", np.nan)})
-    table = pd.DataFrame(rows, columns=["method", "auc", "aucp", "aucp_error"]).dropna(
-        subset="aucp"
-    )
-    of_method = table.groupby("method", sort=False)
+    table = pd.DataFrame(rows, columns=["method", "auc", "aucp", "aucp_error"])
+    of_method = table.dropna(subset="aucp").groupby("method", sort=False)
     return of_method.mean().assign(runs=of_method.size()).reset_index()
 
 
