@@ -145,25 +145,23 @@ def scatter(points: np.ndarray, labels: np.ndarray, title: str) -> Figure:
 
 @styled
 def whitening(found: Whitening, title: str) -> Figure:
-    """Left: known normals and the mix along principal components. Right: along two directions."""
-    figure, axes = blank(1, 2, height=2.6)
-    left, right = axes[0]
+    """Known normals and the mix along principal components, and held-out ones along directions."""
+    figure, axes = blank(1, 1 + len(found.along), height=2.4)
+    first, *others = axes[0]
     components = np.arange(1, len(found.deviation) + 1)
-    left.plot(components, found.deviation, color=NORMAL, label="deviation of known normals")
-    left.plot(
-        components, found.difference, ".", ms=3, color=ABNORMAL, label="difference of the mix"
-    )
-    left.set(xlabel="principal component of known normals", yscale="log")
-    left.legend(fontsize=6)
-    everything = np.concatenate([x for pair in found.along.values() for x in pair])
-    bins = np.linspace(*np.quantile(everything, (0.01, 0.99)), 25)
-    for (name, (normal, mix)), style in zip(found.along.items(), ("--", "-"), strict=True):
-        line = dict(bins=bins, histtype="step", density=True, linestyle=style)
-        right.hist(normal, color=NORMAL, label=f"known normals, {name}", **line)
-        right.hist(mix, color=ABNORMAL, label=f"mix, {name}", **line)
-    right.set(xlabel="held-out images along the direction", yticks=[])
-    right.legend(fontsize=6)
+    first.plot(components, found.deviation, color=NORMAL, label="known normals (their deviation)")
+    mix = dict(ms=3, color=ABNORMAL, label="unlabeled mix (its difference from them)")
+    first.plot(components, found.difference, ".", **mix)
+    first.set_xlabel("component of known normals", fontsize=7)
+    first.set(yscale="log", title="one depth")
+    for cell, (name, (normal, other)) in zip(others, found.along.items(), strict=True):
+        bins = np.histogram_bin_edges(np.concatenate([normal, other]), 20)
+        for values, colour, hatch in ((normal, NORMAL, "//"), (other, ABNORMAL, None)):
+            cell.hist(values, bins, color=colour, alpha=0.5, density=True, hatch=hatch)
+        cell.set_xlabel("in deviations of known normals", fontsize=7)
+        cell.set(yticks=[], title=f"held out, {name}")
     figure.suptitle(title)
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
