@@ -17,8 +17,8 @@ from nblib.progress import say
 SECONDS = {
     "train": 45,
     "trivial_baselines": 15,
-    "pretrained_features": 60,
-    "moved": 45,
+    "pretrained_features": 90,
+    "scored": 45,
     "ratio": 45,
     "place": 120,
     "perceptual_scores": 60,

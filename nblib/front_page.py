@@ -29,7 +29,7 @@ PICTURES = {
 }
 """File in `figures/<set>/<budget>/` -> the notebook that writes it, and what it shows."""
 
-TABLES = ("results", "verdict", "localisation", "moved", "perceptual", "cost")
+TABLES = ("results", "verdict", "localisation", "moved", "mirrored", "perceptual", "cost")
 
 
 class Line(NamedTuple):

@@ -24,6 +24,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from nblib import plan
 from nblib.data import phantom
+from nblib.results import robustness
 from nblib.training import runs
 
 PROJECT = Path(__file__).parent.parent
@@ -197,7 +198,7 @@ def test_a_batch_plans_every_run_page_and_table(tmp_path, tiny):
     assert counts["draw"] == "1"
     pages = re.findall(r"Job \d+: (5\d_\w+|60_explore) on tiny", output)
     assert len(pages) == len(set(pages)) == 7 and counts["results"] == "14"
-    assert counts["moved"] == "4"  # two sets, two seeds
+    assert counts["scored"] == "8" and counts["features"] == "2"  # two sets, two seeds, two ways
     assert counts["page"] == str(
         2 * len(re.findall(r"Job \d+: (?:0[014]|37|61)_\w+ on tiny", output))
     )
@@ -231,7 +232,7 @@ def test_the_ratios_are_a_target_of_their_own(tmp_path, tiny):
     code, output = batch(PROJECT, tmp_path / "root", "-n", "ratios", data=tiny)
     assert code == 0, output
     made = re.findall(r"Job \d+: (\w+) on tiny with (\d+) % abnormal in the mix", output)
-    assert len(made) == len(set(made)) == 4 * 6
+    assert len(made) == len(set(made)) == len(robustness.RATIO_METHODS) * 6
     assert {percent for _, percent in made} == {"0", "20", "40", "60", "80", "100"}
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from nblib import figures
 from nblib.results import choose
+from nblib.results.features import Whitening
 
 
 def test_heat_maps_share_one_scale_that_comes_from_held_out_normals(shown):
@@ -59,3 +60,15 @@ def test_fields_share_a_scale_with_zero_in_its_middle_where_signs_mix():
     assert all(line.get_xydata().tolist() == [[0, 1]] for line in figure.axes[0].lines)
     (only,) = figures.fields({"map": ramp}, "title", "share").axes[0].images
     assert only.get_clim() == (0, 5)
+
+
+def test_whitening_shows_components_and_a_histogram_a_direction():
+    random = np.random.default_rng(0)
+    pair = random.normal(size=9), random.normal(size=12)
+    found = Whitening(np.array([3.0, 1.0]), np.array([0.5, 0.4]), {"plain": pair, "whitened": pair})
+    first, plain, whitened = figures.whitening(found, "title").axes
+    assert [line.get_ydata().tolist() for line in first.lines] == [[3, 1], [0.5, 0.4]]
+    for cell in plain, whitened:
+        assert len(cell.containers) == 2
+        areas = [sum(b.get_width() * b.get_height() for b in bars) for bars in cell.containers]
+        assert np.allclose(areas, 1)

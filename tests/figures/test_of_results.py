@@ -4,6 +4,7 @@ import pandas as pd
 from nblib import figures
 from nblib.data import datasets
 from nblib.data.labels import load_labels
+from nblib.methods.catalogue import METHODS
 from nblib.results import choose, probes
 from nblib.training import runs
 
@@ -90,6 +91,22 @@ def test_ratios_are_drawn_for_auc_and_ap_a_line_a_method():
     line = next(line for line in left.lines if line.get_label() == "sagan")
     assert np.allclose(line.get_xdata(), (0, 50, 100)) and np.isclose(line.get_ydata()[2], 5 / 6)
     assert set(right.lines[-1].get_ydata()) == {0.3}  # what chance reaches
+
+
+def test_more_methods_than_line_styles_are_all_drawn():
+    rows = [(m, p, 0.5, 0.5, 0.3) for m in list(METHODS)[:12] for p in (0, 100)]
+    table = pd.DataFrame(rows, columns=["method", "percent", "auc", "ap", "abnormal"])
+    left, _ = figures.over_ratios(table, "title").axes
+    assert {line.get_label() for line in left.lines} >= set(list(METHODS)[:12])
+
+
+def test_the_guide_is_a_point_a_method_at_its_aucp_and_auc():
+    rows = {"method": ["sagan", "pca16"], "auc": [0.7, 0.6], "aucp": [0.65, 0.5]}
+    table = pd.DataFrame(rows | {"aucp_error": [0.05, 0.06], "runs": [2, 2]})
+    (axes,) = figures.guide(table, "title").axes
+    points = [c.lines[0] for c in axes.containers]
+    assert [tuple(np.ravel(p.get_data())) for p in points] == [(0.65, 0.7), (0.5, 0.6)]
+    assert not figures.guide(table.iloc[:0], "title").axes[0].containers
 
 
 def test_one_figure_shows_all_chosen_images_through_all_models(make_set):

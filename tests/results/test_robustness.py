@@ -172,3 +172,44 @@ def test_the_mix_of_a_ratio_holds_as_many_images_and_no_more_of_a_kind_than_it_s
         abnormal = set(dataset.unlabeled.names[labels.unlabeled == 1])
         assert before <= abnormal
         before = abnormal
+
+
+def test_mirror_images_are_told_by_what_knows_sides_and_by_nothing_else(dataset, project_root):
+    for method in ("mean_intensity", "nearest_normals"):
+        for seed in (0, 1):
+            runs.run(method, dataset, "smoke", seed)
+    for seed in (0, 1):
+        robustness.score_mirrored(dataset, "smoke", seed)
+    table = robustness.mirrored("moved", "smoke").set_index("method")
+    assert list(table.index) == ["mean_intensity", "nearest_normals"]
+    assert table.loc["mean_intensity", "auc"] == 0.5 and (table["seeds"] == 2).all()
+    areas = []
+    for seed in (0, 1):
+        held = dataset.hold_out(seed, 0.1).normal.images.reshape(-1, 64 * 64) / 127.5
+        normal = dataset.test.images[load_labels(dataset).test == 0] / 127.5
+        distances = [
+            np.sort(np.linalg.norm(x.reshape(8, 1, -1) - held, axis=2), 1)[:, :5].mean(1)
+            for x in (normal, normal[..., ::-1])
+        ]
+        areas.append(roc_auc_score([0] * 8 + [1] * 8, np.concatenate(distances)))
+    found = table.loc["nearest_normals"]
+    assert found["auc"] == pytest.approx(np.mean(areas))
+    assert found["auc_low"] <= found["auc"] <= found["auc_high"]
+    store.keep("moved", "smoke")
+    for seed in (0, 1):
+        store.pass_file("mirrored", "moved", "smoke", seed).unlink()
+    again = robustness.mirrored("moved", "smoke").set_index("method")
+    pd.testing.assert_frame_equal(table, again)
+    robustness.write_mirrored(store.collect("moved", "smoke"))
+    assert (project_root / "figures" / "moved" / "smoke" / "mirrored.tex").exists()
+
+
+def test_what_mirror_images_say_is_put_into_words():
+    rows = pd.DataFrame(
+        {"method": ["a", "b"], "auc": [0.5, 0.61], "auc_low": [0.4, 0.55], "auc_high": [0.6, 0.7]}
+    )
+    words = robustness.mirrored_in_words(rows)
+    assert words.startswith("1 of 2 methods") and "`b` 0.610" in words
+    words = robustness.mirrored_in_words(rows.iloc[:1])
+    assert words.startswith("0 of 1 methods tell") and "by chance. The farthest" in words
+    assert robustness.mirrored_in_words(rows.iloc[:0]) == ""
