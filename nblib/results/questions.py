@@ -111,12 +111,16 @@ QUESTIONS = (
         ("places",),
     ),
 )
-"""What is asked. A pair follows from what a variant changes, never from a result. When
-the list was written, results of the family 'GANs and others' were known, and of the family 'inside
-SAGAN' one seed on the set nih: on the committed sets the former is exploratory. The family 'where
-place decides' was written when the first two of its runs were known. The methods of the family
-'features' were found by a search of some hundred variants that looked at test labels of these very
-sets: its intervals flatter."""
+"""What is asked. A pair follows from what a variant changes, never from a result."""
+
+KNOWN = {
+    "inside SAGAN": "one seed on the set nih",
+    "GANs and others": "results on the committed sets: it is exploratory",
+    "where place decides": "the first two of its runs",
+    "features": "some hundred variants, tried while looking at test labels of the sets nih, "
+    "kermany and fundus_dr: on these its intervals flatter",
+}
+"""What was known when the pairs of a family were written down."""
 
 
 def asked_of(data: str) -> list[Question]:

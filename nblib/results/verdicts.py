@@ -17,7 +17,7 @@ from nblib.results.differences import (
     needed,
     never_equivalent,
 )
-from nblib.results.questions import asked_of, pairs_of
+from nblib.results.questions import KNOWN, asked_of, pairs_of
 from nblib.results.store import Result
 
 DIFFERS, WITHIN = "differs", "differs, but within the margin"
@@ -169,7 +169,12 @@ def _sentence(row) -> str:
         return f"{pair.format(word)}, but by less than the margin: {numbers}."
     if row.answer == EQUIVALENT:
         return f"{pair.format('is equivalent to')}, within the margin: {numbers}."
-    return f"{pair.format('against')}: cannot tell ({numbers}). Needed: {row.needed}."
+    most = [f"better by at most {row.high:.3f}"] * (row.high > 0)
+    most += [f"worse by at most {-row.low:.3f}"] * (row.low < 0)
+    return (
+        f"{pair.format('against')}: cannot tell ({numbers}). It is {' or '.join(most)}. "
+        f"Needed: {row.needed}."
+    )
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:
@@ -208,6 +213,9 @@ def legend(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
         "and that of seeds (their variance; Cochran and Cox).",
         f"p by Holm over all listed pairs of a family ({counts}); intervals, and equivalence "
         f"(within a margin of {margin:g}), pair by pair, are not corrected.",
+        "Known when a family was written down: "
+        + "; ".join(f"of '{name}' {KNOWN[name]}" for name, _ in pairs)
+        + ".",
         "What would be needed holds if the true difference is the measured one.",
         "p, one run: clustered DeLong between the first seeds of both, which says nothing of "
         "other seeds.",

@@ -16,3 +16,7 @@ def test_a_set_with_questions_of_its_own_is_asked_no_others():
     assert set(questions.pairs_of("nih")) == {"inside SAGAN", "GANs and others", "features"}
     asked = questions.asked_of("nih") + questions.asked_of("places")
     assert sorted(asked) == sorted(questions.QUESTIONS)
+
+
+def test_of_every_family_it_is_said_what_was_known():
+    assert set(questions.KNOWN) == {question.family for question in questions.QUESTIONS}

@@ -190,3 +190,15 @@ def test_answers_of_all_equal_methods_never_say_better(monkeypatch):
     assert len(table) == questions.pairs_of("some set").total()
     assert set(table["answer"]) <= {CANNOT_TELL, EQUIVALENT}
     assert (table["p_holm"] >= table["p"]).all()
+
+
+def test_what_cannot_be_told_is_bounded_in_words():
+    random = np.random.default_rng(14)
+    labels, patients, sagan, gates = experiment(random, 100, shift=0.0, seed_noise=0.02)
+    table = verdicts.answers(
+        results_of({"sagan": sagan, "sagan_no_gates": gates}, labels, patients)
+    )
+    assert table["answer"][0] == CANNOT_TELL and table["low"][0] < 0 < table["high"][0]
+    low, high = table.loc[0, ["low", "high"]]
+    expected = f"It is better by at most {high:.3f} or worse by at most {-low:.3f}. Needed:"
+    assert expected in verdicts.sentences(table)[-1]
