@@ -64,6 +64,7 @@ pictures: .venv/installed
 simulate: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/simulations/false_alarms.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/simulations/intervals.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/simulations/pooled.py
 
 # Keeps the per-image scores of finished runs in data/scores, to be committed.
 keep: .venv/installed

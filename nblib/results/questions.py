@@ -113,6 +113,9 @@ QUESTIONS = (
 )
 """What is asked. A pair follows from what a variant changes, never from a result."""
 
+POOLED = ("nih", "kermany", "fundus_dr")
+"""The sets over which an answer is pooled, see `pooled`."""
+
 KNOWN = {
     "inside SAGAN": "one seed on the set nih",
     "GANs and others": "results on the committed sets: it is exploratory",

@@ -169,12 +169,15 @@ def _sentence(row) -> str:
         return f"{pair.format(word)}, but by less than the margin: {numbers}."
     if row.answer == EQUIVALENT:
         return f"{pair.format('is equivalent to')}, within the margin: {numbers}."
+    against = pair.format("against")
+    return f"{against}: cannot tell ({numbers}). {at_most(row)} Needed: {row.needed}."
+
+
+def at_most(row) -> str:
+    """The largest differences that an interval from `low` to `high` leaves, in a sentence."""
     most = [f"better by at most {row.high:.3f}"] * (row.high > 0)
     most += [f"worse by at most {-row.low:.3f}"] * (row.low < 0)
-    return (
-        f"{pair.format('against')}: cannot tell ({numbers}). It is {' or '.join(most)}. "
-        f"Needed: {row.needed}."
-    )
+    return f"It is {' or '.join(most)}."
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:

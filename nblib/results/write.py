@@ -1,6 +1,7 @@
 """Data frames of results -> words for columns, captions, .csv, .md, .tex, a record of the runs."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -130,6 +131,14 @@ def save_table(
     config = results[0].config
     caption = " ".join([caption, *precision_words(results), *shortcut_warning(results)])
     stem = root() / "figures" / config["set"] / config["budget"] / name
+    save_files(stem, rows, printed, caption, results, below)
+
+
+def save_files(
+    stem: Path, rows: pd.DataFrame, printed: pd.DataFrame, caption: str, results: list[Result],
+    below: str = "",
+) -> None:  # fmt: skip
+    """The four files of `save_table`, with this caption, wherever `stem` says."""
     latex = printed.style.hide(axis="index").format(escape="latex")
     latex = latex.format_index(escape="latex", axis=1)
     words = re.sub(r"([%_&#$])", r"\\\1", caption)
