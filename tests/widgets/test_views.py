@@ -421,9 +421,9 @@ def test_a_painted_image_is_scored_by_the_runs_own_method(selected, made, method
     by_hand[:, :, 8 * scale : 10 * scale, 3 * scale : 9 * scale] = 200
     model = runs.Run(selection.key.folder).method()
     with torch.no_grad():
-        expected = [
-            model.detect(to_float(torch.from_numpy(x))).score.item() for x in (image, by_hand)
-        ]
+        seen = [to_float(torch.from_numpy(x)) for x in (image, by_hand)]
+        seen = [model.encode(x) for x in seen] if model.encode else seen
+        expected = [model.detect(x).score.item() for x in seen]
     assert painted_score(view) == pytest.approx(expected, rel=2e-3)
     assert expected[0] != pytest.approx(expected[1], rel=5e-3)
     shown = pixels(canvas.png)
