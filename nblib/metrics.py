@@ -30,6 +30,13 @@ def auc_standard_error(area: float, n_normal: int, n_abnormal: int) -> float:
     return float(np.sqrt(max(0.0, variance) / (n_normal * n_abnormal)))
 
 
+def aucp(normal: np.ndarray, unlabeled: np.ndarray) -> tuple[float, float]:
+    """AUC of scores of known normals (0) against unlabeled images (1), and its standard error."""
+    labels = np.repeat([0, 1], [len(normal), len(unlabeled)])
+    area = auc(labels, np.concatenate([normal, unlabeled]))
+    return area, auc_standard_error(area, len(normal), len(unlabeled))
+
+
 def patient_weights(
     labels: np.ndarray, patients: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:

@@ -164,4 +164,9 @@ def detect_all(method: Method, images: np.ndarray, batch_size: int = 64) -> Dete
 def as_seen(method: Method, images: np.ndarray, device: str | torch.device) -> Tensor:
     """Some images as floats on a device, encoded where the method encodes and they are not."""
     x = to_float(torch.from_numpy(images).to(device))
-    return x if method.encode is None or images.dtype != np.uint8 else method.encode(x)
+    return encoding(method, x) if images.dtype == np.uint8 else x
+
+
+def encoding(method: Method, x: Tensor) -> Tensor:
+    """What a method sees of images (B, C, H, W) in [-1, 1]: its encoding of them, if it has one."""
+    return method.encode(x) if method.encode else x

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from nblib.data.batches import Batch
 from nblib.files import root
 from nblib.methods.catalogue import entry
-from nblib.methods.method import Method, detect_all
+from nblib.methods.method import Method, detect_all, encoding
 from nblib.results import store, tables, write
 from nblib.results.store import Result
 from nblib.training import budgets
@@ -215,7 +215,7 @@ def training(method: Method, image: torch.Tensor, batch_size: int) -> tuple[floa
         peak = max(peak, sum(storage.nbytes() for storage in kept.values()))
         kept.clear()
 
-    images = _as_seen(method, image).expand(method.batch_size, -1, -1, -1)
+    images = encoding(method, image).expand(method.batch_size, -1, -1, -1)
     batch = Batch(images, images, images)
     optimizers = {name: Still(own, before_gradient) for name, own in method.optimizers().items()}
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
@@ -238,14 +238,9 @@ def _of_one_image(name: str, budget: str, size: int, channels: int) -> tuple[Met
             return entry(name).make(**given), torch.zeros(1, channels, size, size)
     method = entry(name).make(**budgets.arguments(name, budget, size, channels))
     side = method.image_size or size
-    some = torch.rand(8, channels, side, side)
-    some = _as_seen(method, some)
+    some = encoding(method, torch.rand(8, channels, side, side))
     method.prepare(some, some.flip(0))
     return method, torch.zeros(1, channels, side, side)
-
-
-def _as_seen(method: Method, x: torch.Tensor) -> torch.Tensor:
-    return method.encode(x) if method.encode else x
 
 
 def _count(name: str, budget: str, size: int, channels: int) -> dict[str, str]:
@@ -301,7 +296,7 @@ def _scoring(method: Method, image: torch.Tensor) -> int:
 
 def _detecting(method: Method, image: torch.Tensor) -> int:
     with Counter() as counter, torch.no_grad():
-        method.eval().detect(_as_seen(method, image))
+        method.eval().detect(encoding(method, image))
     return counter.total
 
 
@@ -315,7 +310,7 @@ def _timed_steps(
     optimizers = method.optimizers()
     side = method.image_size or size
     images = torch.rand((method.batch_size, channels, side, side), device=device) * 2 - 1
-    images = _as_seen(method, images)
+    images = encoding(method, images)
     batch = Batch(images, images, images)
 
     def turn() -> float:

@@ -34,11 +34,16 @@ METHOD = "pretrained_mean"
 """Whose features all of this is about, and whose directions."""
 
 
-def features(images: np.ndarray, budget: str) -> np.ndarray:
+def mean_features(images: np.ndarray, budget: str) -> np.ndarray:
     """Features (n, 472) of uint8 images (n, C, H, W), as the methods of a budget see them."""
     method = METHODS[METHOD].make(**budgets.arguments(METHOD, budget))
     found = encode_all(method, images, best_device())
     return found.mean((2, 3)).astype(float)
+
+
+def _as_seen(dataset: Dataset, budget: str) -> Dataset:
+    """The set at the size that the network is shown at a budget."""
+    return dataset.at(METHODS[METHOD].make(**budgets.arguments(METHOD, budget)).image_size)
 
 
 class Whitening(NamedTuple):
@@ -58,12 +63,11 @@ class Whitening(NamedTuple):
 def whitening(run: Run, dataset: Dataset, depth: int = 1) -> Whitening:
     """Why whitening helps, on the images of a run; depth: of `pretrained.DEPTHS`. No label."""
     config = run.config
-    held = dataset.at(run.method().image_size or dataset.size)
-    held = held.hold_out(config["seed"], config["held_out"])
-    ends = np.cumsum(widths(config["arguments"]["model"]))
-    own = slice(ends[depth] - widths(config["arguments"]["model"])[depth], ends[depth])
+    held = _as_seen(dataset, config["budget"]).hold_out(config["seed"], config["held_out"])
+    depths = widths(config["arguments"]["model"])
+    own = slice(sum(depths[:depth]), sum(depths[: depth + 1]))
     known, mix, held_known, held_mix = (
-        features(part.images, config["budget"])[:, own]
+        mean_features(part.images, config["budget"])[:, own]
         for part in (held.normal, held.unlabeled, held.held_normal, held.held_unlabeled)
     )
     mean, scale = known.mean(0), known.std(0).clip(1e-6)
@@ -109,11 +113,11 @@ def study(dataset: Dataset, budget: str) -> Path:
         cross-validated  AUC of known normals against the mix, of images that were not fitted on,
                          five folds by patient: needs no label
     """
-    seen = dataset.at(METHODS[METHOD].make(**budgets.arguments(METHOD, budget)).image_size)
+    seen = _as_seen(dataset, budget)
     labels = load_labels(dataset)
     depths = widths(budgets.arguments(METHOD, budget)["model"])
     known, mix, test = (
-        features(part.images, budget) for part in (seen.normal, seen.unlabeled, seen.test)
+        mean_features(part.images, budget) for part in (seen.normal, seen.unlabeled, seen.test)
     )
     is_normal = labels.unlabeled == 0
     given = {"mix": mix} | ({"normals only": mix[is_normal]} if is_normal.any() else {})
@@ -212,7 +216,7 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     return words.unstack().reindex(found["what"].unique()).fillna("")
 
 
-def sentences(found: pd.DataFrame) -> list[str]:
+def studied_in_words(found: pd.DataFrame) -> list[str]:
     """What a mix of normal images alone says of the scores, a sentence a direction."""
     if found.empty:
         return []

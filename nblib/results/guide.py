@@ -33,29 +33,30 @@ def guides(results: list[Result]) -> pd.DataFrame:
 def how_good(budget: str) -> pd.DataFrame:
     """Over every set with results at a budget: does what needs no label order methods as labels do?
 
-    rank: Spearman's correlation over the methods of AUCp with the test AUC; best: the test AUC of
-    the method with the highest AUCp; of_all: that of the best method; cross-validated: AUC of
-    known normals against the mix by `features.study`, for each direction, beside its AUC.
+    A row a set: Spearman's correlation over the methods of AUCp with the test AUC, the test AUC of
+    the method with the highest AUCp and of the best; and where `features.study` has run, for each
+    direction the AUC of known normals against the mix, cross-validated, beside its test AUC.
     """
     rows = {}
     for name in _sets(budget):
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        table = pd.DataFrame()
+        with contextlib.suppress(FileNotFoundError, ValueError):  # no run, or no labels
             table = guides(store.collect(name, budget))
-            if len(table) < 3:
-                continue
-            row = {
-                "methods": len(table),
-                "rank correlation": spearmanr(table["aucp"], table["auc"])[0],
-                "AUC of the highest AUCp": table.loc[table["aucp"].idxmax(), "auc"],
-                "AUC of the best": table["auc"].max(),
-                "error of an AUCp": table["aucp_error"].mean(),
-            }
-            studied = features.studied(name, budget)
-            if len(studied):
-                of = studied.groupby(["what", "direction"])["auc"].first()
-                row |= {f"{d}, cross-validated": a for d, a in of["cross-validated"].items()}
-                row |= {f"{d}, test": a for d, a in of["mix"].items()}
-            rows[name] = row
+        if len(table) < 3:
+            continue
+        row = {
+            "methods": len(table),
+            "rank correlation": spearmanr(table["aucp"], table["auc"])[0],
+            "AUC of the highest AUCp": table.loc[table["aucp"].idxmax(), "auc"],
+            "AUC of the best": table["auc"].max(),
+            "error of an AUCp": table["aucp_error"].mean(),
+        }
+        studied = features.studied(name, budget)
+        if len(studied):
+            of = studied.groupby(["what", "direction"])["auc"].first()
+            row |= {f"{d}, cross-validated": a for d, a in of["cross-validated"].items()}
+            row |= {f"{d}, test": a for d, a in of["mix"].items()}
+        rows[name] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("set").round(3)
 
 

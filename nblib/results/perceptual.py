@@ -36,7 +36,7 @@ from nblib.training.runs import Run
 SCORES = ("residual", "perceptual", "whitened")
 
 
-def features(images: np.ndarray, budget: str) -> Iterator[list[Tensor]]:
+def feature_batches(images: np.ndarray, budget: str) -> Iterator[list[Tensor]]:
     """Feature maps (B, c, h, w) at three depths, batch by batch, at the pixels of a budget.
 
     images: (n, C, H, W), uint8, or floats in [-1, 1], over which a restored image may step.
@@ -52,7 +52,7 @@ def whitenings(known: np.ndarray, budget: str) -> list[Tensor]:
     From at most `PLACES` of all their places, evenly spaced, as those that `PretrainedKNN` keeps.
     """
     taken, before = ([], [], []), 0
-    for maps in features(known, budget):
+    for maps in feature_batches(known, budget):
         for f, kept in zip(maps, taken, strict=True):
             places = f.flatten(2).transpose(1, 2).flatten(0, 1)
             of_all = len(known) * f[0, 0].numel()
@@ -97,13 +97,13 @@ def score_perceptual(dataset: Dataset, budget: str, seed: int) -> Path:
             f"seed {seed}. Make some: make figures DATA={dataset.name} BUDGET={budget} SEEDS={seed}"
         )
     x = to_float(torch.from_numpy(dataset.test.images)).numpy()
-    seen = list(features(x, budget))
+    seen = list(feature_batches(x, budget))
     whitening = whitenings(dataset.normal.images, budget)
     tables = []
     for run in map(Run, restoring):
         residual = np.abs(x - run.test_restored).mean((1, 2, 3)) / 2
         own = run.test["score"] if run.metrics["score"] == "residual" else residual
-        pairs = zip(seen, features(run.test_restored, budget), strict=True)
+        pairs = zip(seen, feature_batches(run.test_restored, budget), strict=True)
         found = torch.cat([distances(*pair, whitening) for pair in pairs]).cpu().numpy()
         columns = dict(zip(SCORES, (own, *found.T), strict=True))
         table = run.test[["image", "patient", "label"]]
@@ -133,15 +133,13 @@ def write_perceptual(results: list[Result]) -> pd.DataFrame:
     for name in SCORES:
         printed[f"AUC by {name}"] = rows[name].map("{:.3f}".format)
     words = (
-        f"Set {config['set']}, budget {config['budget']}. AUC by three scores of the same restored "
+        "AUC by three scores of the same restored "
         "images, means over the seeds. Residual: mean difference of pixels. Perceptual: difference "
         "of a pretrained network's features, as a share of the image's own. Whitened: the same "
         "in units of how features vary among known normals. Nothing was trained for this, no "
         "score was chosen by it, and no error is given."
     )
-    own = [r for r in results if r.config["method"] in set(rows["method"])]
-    write.save_table(rows, printed, words, own, "perceptual")
-    return printed
+    return write.save_pass(rows, printed, words, results, "perceptual")
 
 
 def _of_these_images(run: Run, dataset: Dataset) -> bool:

@@ -75,7 +75,7 @@ def pool(differences: np.ndarray, errors: np.ndarray) -> Pooled:
     return Pooled(float(found.mean_effect_re), error, float(between), len(differences))
 
 
-def collected(budget: str) -> dict[str, list[Result]]:
+def results_by_set(budget: str) -> dict[str, list[Result]]:
     """The results of each set of `POOLED` that has any at a budget."""
     found = {}
     for name in POOLED:
@@ -84,7 +84,7 @@ def collected(budget: str) -> dict[str, list[Result]]:
     return found
 
 
-def answers(results: dict[str, list[Result]]) -> pd.DataFrame:
+def over_sets(results: dict[str, list[Result]]) -> pd.DataFrame:
     """Every pair that was tested on each of several sets, a row each; empty with fewer than two.
 
     difference_<set> and error_<set>: of each; difference, low, high (95 %), between, p, p_holm
@@ -121,8 +121,8 @@ def answers(results: dict[str, list[Result]]) -> pd.DataFrame:
     return table
 
 
-def sentences(table: pd.DataFrame) -> list[str]:
-    """`answers` in words: a question, then a sentence for each of its pairs."""
+def over_sets_in_words(table: pd.DataFrame) -> list[str]:
+    """`over_sets` in words: a question, then a sentence for each of its pairs."""
     lines = []
     for question, rows in table.groupby("question", sort=False):
         lines.append(f"**{question}**")
@@ -146,9 +146,9 @@ def sentences(table: pd.DataFrame) -> list[str]:
 
 
 def write_pooled(budget: str) -> tuple[pd.DataFrame, list[str]]:
-    """`answers` as `figures/pooled/<budget>/pooled`; what is printed, and `sentences`."""
-    results = collected(budget)
-    table = answers(results)
+    """`over_sets` as `figures/pooled/<budget>/pooled`; what is printed, and it in words."""
+    results = results_by_set(budget)
+    table = over_sets(results)
     if table.empty:
         return table, []
     printed = pd.DataFrame(
@@ -174,7 +174,7 @@ def write_pooled(budget: str) -> tuple[pd.DataFrame, list[str]]:
         f"all pairs of a family ({counts}), tested on every set or not."
     )
     every = [result for of_set in results.values() for result in of_set]
-    lines = sentences(table)
+    lines = over_sets_in_words(table)
     stem = root() / "figures" / "pooled" / budget / "pooled"
     write.save_files(stem, table, printed, words, every, "\n\n".join(lines))
     return printed, lines

@@ -201,13 +201,11 @@ def write_mirrored(results: list[Result]) -> pd.DataFrame:
         }
     )
     words = (
-        f"Set {config['set']}, budget {config['budget']}. Normal test images against themselves, "
+        "Normal test images against themselves, "
         "mirrored left to right, by finished runs: 0.5 where a method does not mind that the heart "
         "is on the other side. 95 % interval over patients."
     )
-    own = [r for r in results if r.config["method"] in set(rows["method"])]
-    write.save_table(rows, printed, words, own, "mirrored")
-    return printed
+    return write.save_pass(rows, printed, words, results, "mirrored")
 
 
 def mirrored_in_words(rows: pd.DataFrame) -> str:
@@ -256,14 +254,12 @@ def write_moved(results: list[Result]) -> pd.DataFrame:
         form = "{:.2f}" if name.startswith("rank") else "{:+.3f}"
         printed[name] = ["" if pd.isna(value) else form.format(value) for value in rows[name]]
     words = (
-        f"Set {config['set']}, budget {config['budget']}. Test images shifted by pixels to a side "
+        "Test images shifted by pixels to a side "
         "drawn for each, turned by degrees, or read at another size: change of AUC, and (rank) "
         "Spearman's correlation of the scores with those of the images as they are. Nothing was "
         "trained for this; an empty cell is a size that the method refuses."
     )
-    own = [r for r in results if r.config["method"] in set(rows["method"])]
-    write.save_table(rows, printed, words, own, "moved")
-    return printed
+    return write.save_pass(rows, printed, words, results, "moved")
 
 
 def changes(data: str, budget: str) -> pd.DataFrame:

@@ -134,6 +134,20 @@ def save_table(
     save_files(stem, rows, printed, caption, results, below)
 
 
+def save_pass(
+    rows: pd.DataFrame, printed: pd.DataFrame, words: str, results: list[Result], name: str
+) -> pd.DataFrame:
+    """`save_table` of what a pass over finished runs found, see `store.PASSES`; returns `printed`.
+
+    The record is of the runs of the methods in `rows`.
+    """
+    config, methods = results[0].config, set(rows["method"])
+    own = [result for result in results if result.config["method"] in methods]
+    words = f"Set {config['set']}, budget {config['budget']}. {words}"
+    save_table(rows, printed, words, own, name)
+    return printed
+
+
 def save_files(
     stem: Path, rows: pd.DataFrame, printed: pd.DataFrame, caption: str, results: list[Result],
     below: str = "",

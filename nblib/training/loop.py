@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from nblib.data.batches import Batch, Batches, HeldOut, step_seed, to_float
 from nblib.files import written_whole
 from nblib.methods.method import Method, detect_all
-from nblib.metrics import auc, auc_standard_error
+from nblib.metrics import aucp
 from nblib.progress import progress
 from nblib.training.encoded import encoded
 
@@ -248,19 +248,15 @@ def _aucp(method: Method, held: HeldOut) -> dict[str, float]:
     def scores(part) -> np.ndarray:
         return detect_all(method, part.images[:AUCP_IMAGES]).score
 
-    def against_normal(unlabeled: np.ndarray) -> float:
-        labels = np.repeat([0, 1], [len(normal), len(unlabeled)])
-        return auc(labels, np.concatenate([normal, unlabeled]))
-
     if method.optimises or not len(held.held_normal) or not len(held.held_unlabeled):
         return {"aucp": np.nan, "aucp_held_out": np.nan, "aucp_held_out_error": np.nan}
     normal = scores(held.held_normal)
     trained_on, unseen = scores(_spread(held.unlabeled)), scores(_spread(held.held_unlabeled))
-    honest = against_normal(unseen)
+    honest, error = aucp(normal, unseen)
     return {
-        "aucp": against_normal(trained_on),
+        "aucp": aucp(normal, trained_on)[0],
         "aucp_held_out": honest,
-        "aucp_held_out_error": auc_standard_error(honest, len(normal), len(unseen)),
+        "aucp_held_out_error": error,
     }
 
 

@@ -427,8 +427,7 @@ def _guide(scores: pd.DataFrame, held: HeldOut) -> dict:
     unlabeled = unlabeled.loc[unlabeled["image"].isin(held.held_unlabeled.names), "score"]
     if not len(normal) or not len(unlabeled):
         return {}
-    area = metrics.auc(np.repeat([0, 1], [len(normal), len(unlabeled)]), [*normal, *unlabeled])
-    error = metrics.auc_standard_error(area, len(normal), len(unlabeled))
+    area, error = metrics.aucp(normal, unlabeled)
     return {"aucp_held_out": area, "aucp_held_out_error": error}
 
 

@@ -23,7 +23,7 @@ def dataset(make_set):
 def of_parts(dataset):
     """Features of known normals, the mix and test images."""
     parts = (dataset.normal, dataset.unlabeled, dataset.test)
-    return [features.features(part.images, "smoke") for part in parts]
+    return [features.mean_features(part.images, "smoke") for part in parts]
 
 
 def test_the_study_compares_directions_from_the_mix_and_from_its_normal_images(dataset, of_parts):
@@ -92,14 +92,14 @@ def test_cross_validation_knows_nothing_of_what_it_scores():
 
 
 def test_a_mix_of_normals_is_put_into_words():
-    assert features.sentences(pd.DataFrame()) == []
+    assert features.studied_in_words(pd.DataFrame()) == []
     rows = [("fisher", "mix", 0, 0.9), ("fisher", "normals only", 0, 0.8)]
     rows += [("fisher", "divided anew", k, 0.5 + 0.01 * (-1) ** k) for k in range(20)]
     found = pd.DataFrame(rows, columns=["direction", "what", "division", "auc"])
-    (line,) = features.sentences(found)
+    (line,) = features.studied_in_words(found)
     assert "0.900 learnt from the mix, 0.800" in line and "no abnormality" in line
     found.loc[1, "auc"] = 0.51
-    assert "no more than chance gives" in features.sentences(found)[0]
+    assert "no more than chance gives" in features.studied_in_words(found)[0]
 
 
 def test_whitening_is_along_the_principal_components_of_the_known_normals(dataset, of_parts):
@@ -107,7 +107,7 @@ def test_whitening_is_along_the_principal_components_of_the_known_normals(datase
     found = features.whitening(run, dataset.at(64))
     held = dataset.at(64).hold_out(0, 0.1)
     known, mix = (
-        features.features(p.images, "smoke")[:, 40:152] for p in (held.normal, held.unlabeled)
+        features.mean_features(p.images, "smoke")[:, 40:152] for p in (held.normal, held.unlabeled)
     )
     z = (known - known.mean(0)) / known.std(0)
     covariance = ledoit_wolf(z)[0]

@@ -59,7 +59,7 @@ def test_the_scores_are_their_formulas(dataset):
 
 
 def test_an_image_that_is_restored_as_it_is_scores_zero_and_any_other_does_not(dataset):
-    (maps,) = perceptual.features(dataset.test.images, "smoke")
+    (maps,) = perceptual.feature_batches(dataset.test.images, "smoke")
     whitening = perceptual.whitenings(dataset.normal.images, "smoke")
     assert (perceptual.distances(maps, maps, whitening) == 0).all()
     turned = [f.flip(0) for f in maps]
@@ -84,7 +84,7 @@ def test_whitened_known_normals_have_the_covariance_of_some_evenly_spaced_places
 
 def test_images_are_seen_at_the_pixels_of_the_budget(dataset):
     for budget, places in (("smoke", 8), ("quick", 14), ("laptop", 28)):
-        ((fine, *_),) = perceptual.features(dataset.test.images[:1], budget)
+        ((fine, *_),) = perceptual.feature_batches(dataset.test.images[:1], budget)
         assert fine.shape[2:] == (places, places)
 
 

@@ -75,7 +75,7 @@ def made_up(name, shift, seeds=3):
 
 def test_pairs_that_were_tested_on_every_set_are_pooled_with_holm_over_the_family():
     results = {"one": made_up("one", 0.1), "other": made_up("other", 0.2), "c": made_up("c", 0.1)}
-    table = pooled.answers(results)
+    table = pooled.over_sets(results)
     assert table[["method", "against"]].to_numpy().tolist() == [["sagan", "sagan_no_gates"]]
     single = {name: verdicts.answers(of_set).iloc[0] for name, of_set in results.items()}
     d, e = ([row[what] for row in single.values()] for what in ("difference", "error"))
@@ -85,27 +85,27 @@ def test_pairs_that_were_tested_on_every_set_are_pooled_with_holm_over_the_famil
     p = 2 * stats.t.sf(abs(mean) / error, len(results) - 1)
     family = questions.pairs_of("one")["inside SAGAN"]
     assert row["p_holm"] == pytest.approx(min(1, family * p), rel=1e-2)
-    (question, line) = pooled.sentences(table)
+    (question, line) = pooled.over_sets_in_words(table)
     assert question == "**Do the gates help?**" and "such sets" in line
     # With one seed on one of the sets there is no error there, and nothing to pool.
-    assert pooled.answers(results | {"other": made_up("other", 0.2, seeds=1)}).empty
-    assert pooled.answers({"one": results["one"]}).empty
+    assert pooled.over_sets(results | {"other": made_up("other", 0.2, seeds=1)}).empty
+    assert pooled.over_sets({"one": results["one"]}).empty
 
 
 def test_the_table_is_written_beside_those_of_single_sets(monkeypatch, project_root):
     results = {"one": made_up("one", 0.1), "other": made_up("other", 0.2)}
-    monkeypatch.setattr(pooled, "collected", lambda budget: results)
+    monkeypatch.setattr(pooled, "results_by_set", lambda budget: results)
     printed, lines = pooled.write_pooled("quick")
     folder = project_root / "figures" / "pooled" / "quick"
     assert {file.suffix for file in folder.iterdir()} == {".csv", ".md", ".tex", ".json"}
     text = (folder / "pooled.md").read_text()
     assert all(line in text for line in lines) and printed["one"][0] in text
-    monkeypatch.setattr(pooled, "collected", lambda budget: {})
+    monkeypatch.setattr(pooled, "results_by_set", lambda budget: {})
     assert pooled.write_pooled("smoke")[0].empty
 
 
 def test_only_sets_that_have_results_are_collected():
-    assert pooled.collected("smoke") == {}
+    assert pooled.results_by_set("smoke") == {}
     assert set(questions.POOLED) <= {f.name for f in (store.PROJECT / "data" / "scores").iterdir()}
 
 

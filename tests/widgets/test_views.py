@@ -17,6 +17,7 @@ from sklearn.metrics import roc_curve
 from files import folder_digest
 from nblib.data import datasets
 from nblib.data.batches import to_float
+from nblib.methods.method import encoding
 from nblib.training import runs
 from nblib.widgets import Explorer, Patch, Selection, Watch, panels, views
 from nblib.widgets.found import Key
@@ -421,8 +422,7 @@ def test_a_painted_image_is_scored_by_the_runs_own_method(selected, made, method
     by_hand[:, :, 8 * scale : 10 * scale, 3 * scale : 9 * scale] = 200
     model = runs.Run(selection.key.folder).method()
     with torch.no_grad():
-        seen = [to_float(torch.from_numpy(x)) for x in (image, by_hand)]
-        seen = [model.encode(x) for x in seen] if model.encode else seen
+        seen = [encoding(model, to_float(torch.from_numpy(x))) for x in (image, by_hand)]
         expected = [model.detect(x).score.item() for x in seen]
     assert painted_score(view) == pytest.approx(expected, rel=2e-3)
     assert expected[0] != pytest.approx(expected[1], rel=5e-3)
