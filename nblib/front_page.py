@@ -24,7 +24,7 @@ TEMPLATE = Path(__file__).parent / "static" / "index.html"
 PICTURES = {
     "qualitative": ("51_qualitative", "The same images through all methods (figure 4.4)"),
     "auc": ("50_results", "AUC of all methods, with intervals"),
-    "verdict_inside": ("52_verdict", "Verdict: does anything inside SAGAN help?"),
+    "verdict_thesis": ("52_verdict", "Verdict: do encodings or Swin help?"),
     "verdict_others": ("52_verdict", "Verdict: GANs and what is simpler"),
 }
 """File in `figures/<set>/<budget>/` -> the notebook that writes it, and what it shows."""

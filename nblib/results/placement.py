@@ -5,6 +5,7 @@ reach 1. `PREDICTIONS` were written before the runs, from a trial with one or tw
 """
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -283,8 +284,8 @@ def conclusions(table: pd.DataFrame, verdict: pd.DataFrame) -> list[str]:
             "**Published sinusoids act as well**, since they change within a patch: "
             f"{_listed(zeros, ['sagan_sinusoidal'])}."
         )
-    whole = [name for name in zeros.index if METHODS[name].fixed.get("grid") == 1]
-    lines.append(f"**What is not cut knows places anyway:** {_listed(zeros, whole)}.")
+    whole = _listed(zeros, not_cut(zeros.index))
+    lines.append(f"**What is not cut knows places anyway:** {whole}.")
     circular = table[table["condition"] == "circular"].set_index("method")
     if len(circular):
         lines.append(
@@ -294,6 +295,11 @@ def conclusions(table: pd.DataFrame, verdict: pd.DataFrame) -> list[str]:
         )
     lines.append(f"**Whether X-rays need it is another question.** {_on_images()}")
     return lines
+
+
+def not_cut(names: Iterable[str]) -> list[str]:
+    """Those of some methods that see the image whole, where SAGAN cuts it."""
+    return [name for name in names if METHODS[name].fixed.get("grid") == 1]
 
 
 def _listed(rows: pd.DataFrame, names) -> str:

@@ -84,30 +84,30 @@ def results_by_set(budget: str) -> dict[str, list[Result]]:
     return found
 
 
-def over_sets(results: dict[str, list[Result]]) -> pd.DataFrame:
+def over_sets(answers: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Every pair that was tested on each of several sets, a row each; empty with fewer than two.
 
-    difference_<set> and error_<set>: of each; difference, low, high (95 %), between, p, p_holm
+    answers: `verdicts.answers` of each set. In the table difference_<set>, error_<set>: of each;
+    difference, low, high (95 %), between, p, p_holm
     (over all pairs of the family), answer: 'differs' or 'cannot tell', needed: how many sets would
     tell, NaN where 1,000 would not.
     """
-    if len(results) < 2:
+    if len(answers) < 2:
         return pd.DataFrame()
     tables = [
-        verdicts.answers(of_set)
-        .query("error == error")
+        of_set.query("error == error")
         .set_index(["family", "question", "method", "against"])[["difference", "error"]]
         .add_suffix(f"_{name}")
-        for name, of_set in results.items()
+        for name, of_set in answers.items()
     ]
     table = pd.concat(tables, axis=1, join="inner").reset_index()
     if table.empty:
         return table
     pooled = [
-        pool(*([row[f"{what}_{name}"] for name in results] for what in ("difference", "error")))
+        pool(*([row[f"{what}_{name}"] for name in answers] for what in ("difference", "error")))
         for _, row in table.iterrows()
     ]
-    family = pairs_of(next(iter(results)))
+    family = pairs_of(next(iter(answers)))
     table["difference"] = [found.value for found in pooled]
     table[["low", "high"]] = [found.interval() for found in pooled]
     table["between"] = [found.between for found in pooled]
@@ -148,7 +148,7 @@ def over_sets_in_words(table: pd.DataFrame) -> list[str]:
 def write_pooled(budget: str) -> tuple[pd.DataFrame, list[str]]:
     """`over_sets` as `figures/pooled/<budget>/pooled`; what is printed, and it in words."""
     results = results_by_set(budget)
-    table = over_sets(results)
+    table = over_sets({name: verdicts.answers(of_set) for name, of_set in results.items()})
     if table.empty:
         return table, []
     printed = pd.DataFrame(

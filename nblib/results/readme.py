@@ -1,6 +1,7 @@
 """Puts the written tables into README.md: nobody types a number."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -27,15 +28,17 @@ def filled(text: str) -> str:
     """The page with its blocks made anew, each between `<!-- WORDS -->` and `<!-- end -->`.
 
     `methods`: from the catalogue; `results SETS BUDGET`: `ROWS` of each set's results.csv, the sets
-    with commas between; `drawn`: from `figures/readme/drawn_set.csv`.
+    with commas between; `drawn`: from `figures/readme/drawn_set.csv`; `answer BUDGET`: from what
+    `answer.write_answer` wrote.
     """
-    block = r"<!-- (methods|results|drawn)((?: \S+)*) -->.*?<!-- end -->"
+    block = r"<!-- (methods|results|drawn|answer)((?: \S+)*) -->.*?<!-- end -->"
     return re.sub(block, _block, text, flags=re.S)
 
 
 def _block(match: re.Match) -> str:
     what, words = match[1], match[2].split()
-    inside = {"methods": _methods, "results": _results, "drawn": _drawn}[what](*words)
+    makers = {"methods": _methods, "results": _results, "drawn": _drawn, "answer": _answer}
+    inside = makers[what](*words)
     return f"<!-- {' '.join([what, *words])} -->\n{inside}\n<!-- end -->"
 
 
@@ -73,6 +76,14 @@ def _drawn() -> str:
         }
     )
     return write.markdown(table)
+
+
+def _answer(budget: str) -> str:
+    """The answer's paragraphs as a list, in lines as long as the page's."""
+    text = (store.PROJECT / "figures" / "pooled" / budget / "answer.md").read_text()
+    how = dict(width=160, break_long_words=False, break_on_hyphens=False)
+    lines = text.strip().split("\n\n")
+    return "\n".join(textwrap.fill(f"- {line}", subsequent_indent="  ", **how) for line in lines)
 
 
 def fill() -> Path:

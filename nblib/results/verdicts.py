@@ -180,6 +180,64 @@ def at_most(row) -> str:
     return f"It is {' or '.join(most)}."
 
 
+def summary(table: pd.DataFrame) -> list[str]:
+    """`answers` in short: a sentence a family, which names what is told and counts the rest."""
+    families = table.groupby("family", sort=False)
+    return [f"**{name[0].upper()}{name[1:]}**: {counted(rows)}." for name, rows in families]
+
+
+def told(rows: pd.DataFrame) -> str:
+    """What was answered of each pair, those with the same answer and control together."""
+    said = []
+    keys = [rows["against"], rows.apply(word, axis=1)]
+    for (against, said_of), of in rows.groupby(keys, sort=False):
+        by = said_of in ("better", "worse")
+        names = [f"`{row.method}`" + f" ({row.difference:+.3f})" * by for row in of.itertuples()]
+        be = "is" if len(of) == 1 else "are"
+        said.append(f"{_listed(names)} {IS[said_of].format(be=be, control=f'`{against}`')}")
+    return "; ".join(said)
+
+
+IS = {
+    "better": "{be} better than {control}",
+    "worse": "{be} worse than {control}",
+    EQUIVALENT: "{be} equivalent to {control}",
+    CANNOT_TELL: "cannot be told from {control}",
+    NOT_TESTED: "{be} not tested against {control}",
+    "one seed": "against {control}: one seed",
+}
+"""How an answer goes on after the names of methods."""
+
+
+def word(row) -> str:
+    """An answer in a word or two, a key of `IS`."""
+    if row.answer in (DIFFERS, WITHIN):
+        return "better" if row.difference > 0 else "worse"
+    return "one seed" if row.answer == CANNOT_TELL and row.low != row.low else row.answer
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def counted(rows: pd.DataFrame) -> str:
+    """What is told by name, of how many nothing can be told, and the most that this leaves."""
+    words = rows.apply(word, axis=1)
+    clear = words.isin(["better", "worse", EQUIVALENT])
+    left = rows[words == CANNOT_TELL]
+    said = [told(rows[clear])] if clear.any() else []
+    if len(left):
+        better, worse = max(0.0, left["high"].max()), max(0.0, -left["low"].min())
+        said.append(
+            f"{len(left)} of {len(rows)} cannot be told (at most {better:.3f} better or "
+            f"{worse:.3f} worse)"
+        )
+    for few, how in {NOT_TESTED: "not tested", "one seed": "with one seed"}.items():
+        if n := (words == few).sum():
+            said.append(f"{n} {how}")
+    return "; ".join(said)
+
+
 def printed(table: pd.DataFrame) -> pd.DataFrame:
     """`answers` with words for columns."""
 
@@ -206,10 +264,10 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def legend(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
-    """What the numbers of `answers` are, in words."""
-    done = table.groupby("family")["p"].count()
-    pairs = pairs_of(config["set"]).items()
-    counts = ", ".join(f"{n} in '{name}', {done.get(name, 0)} tested" for name, n in pairs)
+    """What the numbers of some rows of `answers` are, in words, of the families among them."""
+    done = table.groupby("family", sort=False)["p"].count()
+    pairs = pairs_of(config["set"])
+    counts = ", ".join(f"{pairs[name]} in '{name}', {n} tested" for name, n in done.items())
     words = [
         f"Set {config['set']}, budget {config['budget']}. Difference of AUC of the means over the "
         "seeds, 95 % interval from the error of patients (resampled, the same for both methods) "
@@ -217,7 +275,7 @@ def legend(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
         f"p by Holm over all listed pairs of a family ({counts}); intervals, and equivalence "
         f"(within a margin of {margin:g}), pair by pair, are not corrected.",
         "Known when a family was written down: "
-        + "; ".join(f"of '{name}' {KNOWN[name]}" for name, _ in pairs)
+        + "; ".join(f"of '{name}' {KNOWN[name]}" for name in done.index)
         + ".",
         "What would be needed holds if the true difference is the measured one.",
         "p, one run: clustered DeLong between the first seeds of both, which says nothing of "

@@ -74,22 +74,24 @@ def made_up(name, shift, seeds=3):
 
 
 def test_pairs_that_were_tested_on_every_set_are_pooled_with_holm_over_the_family():
-    results = {"one": made_up("one", 0.1), "other": made_up("other", 0.2), "c": made_up("c", 0.1)}
-    table = pooled.over_sets(results)
+    shifts = {"one": 0.1, "other": 0.2, "c": 0.1}
+    answers = {name: verdicts.answers(made_up(name, shift)) for name, shift in shifts.items()}
+    table = pooled.over_sets(answers)
     assert table[["method", "against"]].to_numpy().tolist() == [["sagan", "sagan_no_gates"]]
-    single = {name: verdicts.answers(of_set).iloc[0] for name, of_set in results.items()}
-    d, e = ([row[what] for row in single.values()] for what in ("difference", "error"))
+    single = [of_set.iloc[0] for of_set in answers.values()]
+    d, e = ([row[what] for row in single] for what in ("difference", "error"))
     mean, error, _ = by_hand(np.array(d), np.array(e))
     row = table.iloc[0]
     assert row["difference"] == pytest.approx(mean, rel=1e-3)
-    p = 2 * stats.t.sf(abs(mean) / error, len(results) - 1)
+    p = 2 * stats.t.sf(abs(mean) / error, len(answers) - 1)
     family = questions.pairs_of("one")["inside SAGAN"]
     assert row["p_holm"] == pytest.approx(min(1, family * p), rel=1e-2)
     (question, line) = pooled.over_sets_in_words(table)
     assert question == "**Do the gates help?**" and "such sets" in line
     # With one seed on one of the sets there is no error there, and nothing to pool.
-    assert pooled.over_sets(results | {"other": made_up("other", 0.2, seeds=1)}).empty
-    assert pooled.over_sets({"one": results["one"]}).empty
+    one_seed = verdicts.answers(made_up("other", 0.2, seeds=1))
+    assert pooled.over_sets(answers | {"other": one_seed}).empty
+    assert pooled.over_sets({"one": answers["one"]}).empty
 
 
 def test_the_table_is_written_beside_those_of_single_sets(monkeypatch, project_root):

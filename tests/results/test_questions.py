@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from nblib.methods.catalogue import METHODS
@@ -13,9 +15,19 @@ def test_a_set_is_asked_about_known_methods_and_about_each_pair_once(data):
 
 def test_a_set_with_questions_of_its_own_is_asked_no_others():
     assert set(questions.pairs_of("places")) == {"where place decides"}
-    assert set(questions.pairs_of("nih")) == {"inside SAGAN", "GANs and others", "features"}
+    families = {questions.THESIS, "inside SAGAN", "GANs and others", "features"}
+    assert set(questions.pairs_of("nih")) == families
     asked = questions.asked_of("nih") + questions.asked_of("places")
     assert sorted(asked) == sorted(questions.QUESTIONS)
+
+
+def test_the_thesis_question_asks_of_every_encoding_in_each_form_and_of_swin():
+    asked = [q for q in questions.asked_of("nih") if q.family == questions.THESIS]
+    pairs = [pair for question in asked for pair in question.pairs]
+    built = {n for n, entry in METHODS.items() if re.match(r"3[1-5]|40", entry.notebook)}
+    assert {method for method, _ in pairs} == built | {"sagan_place_acts"} and len(pairs) == 10
+    for method, against in pairs:
+        assert against in METHODS[method].against  # what it was made from, one thing apart
 
 
 def test_of_every_family_it_is_said_what_was_known():

@@ -202,3 +202,52 @@ def test_what_cannot_be_told_is_bounded_in_words():
     low, high = table.loc[0, ["low", "high"]]
     expected = f"It is better by at most {high:.3f} or worse by at most {-low:.3f}. Needed:"
     assert expected in verdicts.sentences(table)[-1]
+
+
+def rows(*pairs):
+    """`answers`, as far as words are made of it."""
+    names = ["method", "against", "answer", "difference", "low", "high"]
+    table = pd.DataFrame(list(pairs), columns=names)
+    return table.assign(family=["one family"] * len(table))
+
+
+BETTER = ("a", "x", DIFFERS, 0.05, 0.01, 0.09)
+WORSE = ("b", "x", WITHIN, -0.004, -0.006, -0.002)
+EQUAL = ("c", "x", EQUIVALENT, 0.0, -0.004, 0.004)
+OPEN = ("d", "y", CANNOT_TELL, 0.01, -0.021, 0.041)
+WIDER = ("e", "y", CANNOT_TELL, 0.0, -0.052, 0.032)
+ONE_SEED = ("f", "y", CANNOT_TELL, 0.5, np.nan, np.nan)
+APART = ("g", "y", NOT_TESTED, 0.1, np.nan, np.nan)
+
+
+def test_in_short_a_family_names_what_is_told_and_counts_and_bounds_the_rest():
+    table = rows(BETTER, WORSE, EQUAL, OPEN, WIDER, ONE_SEED, APART)
+    (line,) = verdicts.summary(table)
+    assert line == (
+        "**One family**: `a` (+0.050) is better than `x`; `b` (-0.004) is worse than `x`; `c` is "
+        "equivalent to `x`; 2 of 7 cannot be told (at most 0.041 better or 0.052 worse); 1 not "
+        "tested; 1 with one seed."
+    )
+
+
+def test_pairs_with_the_same_answer_and_control_stand_together():
+    again = [(name, *BETTER[1:]) for name in ("h", "i")]
+    said = verdicts.told(rows(BETTER, *again, OPEN, ONE_SEED, APART))
+    assert said == (
+        "`a` (+0.050), `h` (+0.050) and `i` (+0.050) are better than `x`; `d` cannot be told from "
+        "`y`; `f` against `y`: one seed; `g` is not tested against `y`"
+    )
+
+
+@pytest.mark.parametrize(
+    "word, pair", [("better", BETTER), ("worse", WORSE), ("one seed", ONE_SEED)]
+)
+def test_an_answer_in_a_word_knows_the_direction_and_too_few_seeds(word, pair):
+    (row,) = rows(pair).itertuples()
+    assert verdicts.word(row) == word
+
+
+def test_what_is_bounded_on_one_side_alone_says_so():
+    """An interval that leaves zero out (only Holm's correction keeps it from being told)."""
+    (line,) = verdicts.summary(rows(("d", "y", CANNOT_TELL, 0.05, 0.011, 0.089)))
+    assert "1 of 1 cannot be told (at most 0.089 better or 0.000 worse)" in line

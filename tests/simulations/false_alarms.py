@@ -2,7 +2,7 @@
 
     python tests/simulations/false_alarms.py [--times 200] [--resamples 200]
 
-Made-up results of all methods that the family 'inside SAGAN' compares go through
+Made-up results of all methods that the family "the thesis' question" compares go through
 `verdicts.answers`, as runs do: patients with one to three images each, seeds whose AUC varies, and
 that of one method more than that of another. All methods have the same expected AUC, so that every
 answer 'differs' is false. Then, by `differences.difference`, how often a true difference of 0.05
@@ -22,8 +22,7 @@ from scipy import stats
 from nblib.results import differences, questions, verdicts
 from nblib.results.store import Result
 
-FAMILY = "inside SAGAN"
-PAIRS = [pair for q in questions.QUESTIONS if q.family == FAMILY for pair in q.pairs]
+PAIRS = [pair for q in questions.QUESTIONS if q.family == questions.THESIS for pair in q.pairs]
 METHODS = sorted({name for pair in PAIRS for name in pair})
 AREA = 0.9
 """The expected AUC of every method."""
@@ -83,6 +82,7 @@ def has_false_alarm(seed, images, seeds, spread, resamples):
     """Whether any of the family's answers is that two methods differ; and the patients' error."""
     test = TestSet(np.random.default_rng(seed), images)
     table = verdicts.answers(results(test, seeds, spread), resamples=resamples)
+    table = table[table["family"] == questions.THESIS]
     alarm = table["answer"].isin([verdicts.DIFFERS, verdicts.WITHIN]).any()
     return alarm, table["patient_error"].median()
 

@@ -2,11 +2,11 @@
 
     python tests/simulations/pooled.py [--times 500]
 
-Families of 17 pairs of methods that are equal on average: the true difference of a pair is another
-one on each set (normal, with a deviation), and is measured there with an error of 0.01 to 0.04,
-which is what the verdicts of single sets have. Goes through `pooled.pool` and Holm's correction.
-Then how often a true mean difference of 0.05 is found, as the hardest of the family. Writes
-data/simulated/pooled.csv.
+Families of as many pairs as "the thesis' question" has, of methods that are equal on average: the
+true difference of a pair is another one on each set (normal, with a deviation), and is measured
+there with an error of 0.01 to 0.04, which is what the verdicts of single sets have. Goes through
+`pooled.pool` and Holm's correction. Then how often a true mean difference of 0.05 is found, as the
+hardest of the family. Writes data/simulated/pooled.csv.
 """
 
 import argparse
@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nblib.results import questions
 from nblib.results.differences import LEVEL, holm
 from nblib.results.pooled import pool
 
-PAIRS = 17
+PAIRS = sum(len(q.pairs) for q in questions.QUESTIONS if q.family == questions.THESIS)
 FILE = Path(__file__).parents[2] / "data" / "simulated" / "pooled.csv"
 
 

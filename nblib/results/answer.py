@@ -1,0 +1,127 @@
+"""The answer to the thesis' question, in six paragraphs, from the verdicts of all sets.
+
+Each is made of `verdicts.answers` on the sets of patients, of `pooled.over_sets`, of the set
+`places`, whose truth is known, and of `robustness.moved`: nobody types a number or a conclusion.
+"""
+
+import contextlib
+
+import pandas as pd
+
+from nblib.files import root, write_json, written_whole
+from nblib.results import placement, pooled, robustness, store, verdicts
+from nblib.results.questions import THESIS
+
+PIXELS = 8
+"""How far the shifted images are shifted of which the answer speaks."""
+
+
+def answer(
+    tables: dict[str, pd.DataFrame],
+    places: pd.DataFrame,
+    moved: dict[str, pd.DataFrame],
+) -> list[str]:
+    """What is known, a paragraph each: what acts, helps, costs, and what nobody can tell.
+
+    tables: of each set of patients `verdicts.answers`; places: those of the set `places`, empty
+    where it has not run; moved: of each set `robustness.moved`.
+    """
+    over = pooled.over_sets(tables)
+    lines = []
+    if len(places):
+        published = places["against"] == "sagan_no_place"
+        top = places["against"].isin(["sagan_whole", "sagan_attention"])
+        lines += [
+            "**What acts.** Where nothing but a place decides (set `places`), "
+            f"{verdicts.told(places[published])}.",
+            f"**What helps where place decides.** {verdicts.told(places[~published & ~top])}. Of "
+            f"what is not cut, {verdicts.told(places[top])}.",
+        ]
+    asked = {f"on `{name}`": _asked(table) for name, table in tables.items()}
+    asked["on average over these sets"] = average = _asked(over)
+    helps = [f"{where} {verdicts.counted(rows)}" for where, rows in asked.items() if len(rows)]
+    shifts = ", ".join(filter(None, (_shifted(*of_set) for of_set in moved.items())))
+    shifting = (
+        f" Shifting images by {PIXELS} pixels changes the AUC of `sagan`, and of what is not cut, "
+        f"{shifts}."
+    ) * bool(shifts)
+    lines += [
+        "**What helps on images of patients.** Encodings, and Swin, against their controls: "
+        f"{'; '.join(helps)}.",
+        f"**What cutting costs.** {_pair(tables, over, 'sagan_whole', 'sagan')}.{shifting}",
+        f"**What attention alone does.** {_pair(tables, over, 'sagan_attention', 'sagan_whole')}.",
+        f"**What nobody can tell.** {_untold(_asked(pd.concat(tables.values())), average)}",
+    ]
+    return lines
+
+
+def _asked(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the thesis' question."""
+    return table[table["family"] == THESIS] if len(table) else table
+
+
+def _pair(tables: dict[str, pd.DataFrame], over: pd.DataFrame, method: str, against: str) -> str:
+    """What a pair is on each set and on average."""
+    found = []
+    for name, table in [*tables.items(), ("on average", over)]:
+        if len(table):
+            of = table.query("method == @method and against == @against")
+            found += [f"{name} {_measured(row)}" for row in of.itertuples()]
+    return f"`{method}` against `{against}`: " + ("; ".join(found) or "has not run")
+
+
+def _measured(row) -> str:
+    interval = "" if row.low != row.low else f" [{row.low:+.3f}, {row.high:+.3f}]"
+    return f"{row.difference:+.3f}{interval} ({verdicts.word(row)})"
+
+
+def _shifted(name: str, rows: pd.DataFrame) -> str:
+    """What shifting does on a set to SAGAN, and to what sees images whole."""
+    if rows.empty or "sagan" not in set(rows["method"]):
+        return ""
+    change = rows.set_index("method")[f"shift {PIXELS}"]
+    whole = change[placement.not_cut(change.index)]
+    ends = dict.fromkeys(f"{end:+.2f}" for end in (whole.min(), whole.max()))
+    return f"by {change['sagan']:+.2f} and {' to '.join(ends)} on `{name}`"
+
+
+def _untold(asked: pd.DataFrame, average: pd.DataFrame) -> str:
+    """How little these sets can tell, and what it would take.
+
+    asked: the verdicts of all sets on the thesis' question; average: those over the sets.
+    """
+    several = asked.dropna(subset="low")
+    untold = (several["answer"] == verdicts.CANNOT_TELL).sum()
+    said = (
+        f"{untold} of these {len(several)} differences: an error of "
+        f"{several['patient_error'].median():.3f} comes from patients, of "
+        f"{several['seed_error'].median():.3f} from seeds (medians), and for "
+        f"{several['never_equivalent'].sum()} no number of seeds could show equivalence."
+    )
+    if average.empty:
+        return said
+    needed = average.loc[average["answer"] == verdicts.CANNOT_TELL, "needed"]
+    some, more = needed.dropna(), needed.isna().sum()
+    counts = [f"{some.min():.0f} to {some.max():.0f} such sets"] * bool(len(some))
+    counts += [f"for {more} of them more than 1,000"] * bool(more)
+    return f"{said} The average, if it is as measured, would take {', '.join(counts)}."
+
+
+def write_answer(budget: str) -> list[str]:
+    """`answer` as `figures/pooled/<budget>/answer.md`; its lines, none without results."""
+    results = pooled.results_by_set(budget)
+    if not results:
+        return []
+    of_places = []
+    with contextlib.suppress(FileNotFoundError):
+        of_places = store.collect(placement.SET, placement.BUDGET)
+    tables = {name: verdicts.answers(of_set) for name, of_set in results.items()}
+    places = verdicts.answers(of_places) if of_places else pd.DataFrame()
+    moved = {name: robustness.moved(name, budget) for name in results}
+    lines = answer(tables, places, moved)
+    stem = root() / "figures" / "pooled" / budget / "answer"
+    with written_whole(stem.with_suffix(".md"), "w") as file:
+        file.write("\n\n".join(lines) + "\n")
+    every = [result for of_set in (*results.values(), of_places) for result in of_set]
+    write_json(stem.with_suffix(".json"), store.record(every))
+    return lines
