@@ -1,14 +1,13 @@
 """Notebooks in a batch: executed by papermill, copied to HTML, linked with each other."""
 
 import ast
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 import nbformat
 
-from nblib.files import front_page, one_writer, written_whole
+from nblib.files import one_writer, written_whole
 
 # papermill looks up `Engine` here while it is imported itself: it is imported where it is used.
 
@@ -76,7 +75,9 @@ def execute(notebook: Path, executed: Path, parameters: dict, html: Path | None 
         except Exception as error:  # a failed cell, a dead kernel, a parameter, a broken file
             sys.exit(_failure(notebook.name, executed, error))
         if html:
-            _write_html(executed, Path(html), notebook.stem)
+            from nblib.pages import write_page
+
+            write_page(executed, Path(html), notebook.stem)
 
 
 def write_links(folder: Path = HERE) -> list[Path]:
@@ -159,19 +160,3 @@ def _failure(name: str, executed: Path, error: Exception) -> str:
     shown = text.splitlines()[-LINES_OF_AN_ERROR:]
     head = f"{name} failed in its code cell {number}: {first}"
     return "\n".join([head, *shown, f"Executed copy: {executed}"])
-
-
-def _write_html(executed: Path, html: Path, title: str) -> None:
-    from nbconvert import HTMLExporter
-    from traitlets.config import Config
-
-    # Links lead to notebooks, which are not beside the copy.
-    without = {"enabled": True, "remove_cell_tags": ["navigation"]}
-    exporter = HTMLExporter(config=Config(TagRemovePreprocessor=without))
-    nb = nbformat.read(executed, 4)
-    if front_page().parent in html.absolute().parents:
-        back = os.path.relpath(front_page(), html.absolute().parent)
-        nb.cells.insert(0, nbformat.v4.new_markdown_cell(f"[← All pages]({back})"))
-    text, _ = exporter.from_notebook_node(nb, {"metadata": {"name": title}})
-    with written_whole(html) as file:
-        file.write(text.encode())

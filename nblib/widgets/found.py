@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from nblib.data import datasets
 from nblib.data.datasets import Dataset, DatasetError
@@ -171,16 +170,4 @@ class Reader:
         x = images[image]
         if patch:
             x = painted(x, patch, self.images(key).dataset.size)
-        with _one_thread():
-            return detect_all(method, x[None])
-
-
-@contextlib.contextmanager
-def _one_thread():
-    """Small images gain nothing from threads, which beside other processes wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        return detect_all(method, x[None])

@@ -1,0 +1,60 @@
+"""An executed notebook -> a page that loads nothing from elsewhere, which opens offline."""
+
+import os
+from pathlib import Path
+
+import nbformat
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from traitlets.config import Config
+
+from nblib.files import front_page, written_whole
+
+TEMPLATE = """{% extends 'lab/index.html.j2' %}
+{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}
+<style>
+math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "STIX Math",
+       "DejaVu Math TeX Gyre", math; font-size: 1.1em; }
+</style>
+{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+"""
+"""nbconvert's page, but for what it would fetch: require.js, MathJax, Mermaid."""
+
+LIVE = "application/vnd.jupyter.widget-view+json"
+ELSEWHERE = "*What is moved here by hand is live in JupyterLab alone; pictures of it follow.*"
+
+
+class _Markdown(IPythonRenderer):
+    """Formulas become MathML, which browsers draw themselves."""
+
+    def block_math(self, body: str) -> str:
+        return convert(body, display="block")
+
+    def inline_math(self, body: str) -> str:
+        return convert(body)
+
+
+def _to_html(source: str) -> str:
+    return MarkdownWithMath(renderer=_Markdown(escape=False)).render(source)
+
+
+def write_page(executed: Path, html: Path, title: str) -> None:
+    """Write an executed copy as a page, with a way back to the front page where it is below it."""
+    # Links lead to notebooks, which are not beside the copy.
+    without = {"enabled": True, "remove_cell_tags": ["navigation"]}
+    exporter = HTMLExporter(raw_template=TEMPLATE, config=Config(TagRemovePreprocessor=without))
+    exporter.register_filter("markdown2html", _to_html)
+    nb = nbformat.read(executed, 4)
+    if front_page().parent in html.absolute().parents:
+        back = os.path.relpath(front_page(), html.absolute().parent)
+        nb.cells.insert(0, nbformat.v4.new_markdown_cell(f"[← All pages]({back})"))
+    nb.metadata.pop("widgets", None)
+    for output in [output for cell in nb.cells for output in cell.get("outputs", [])]:
+        if LIVE in output.get("data", {}):
+            output["data"] = {"text/markdown": ELSEWHERE}
+    text, _ = exporter.from_notebook_node(nb, {"metadata": {"name": title}})
+    with written_whole(html) as file:
+        file.write(text.encode())
