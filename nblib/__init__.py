@@ -13,7 +13,8 @@ Six rooms, in the order of the data's way; a room imports those above it in this
     figures     style, of_a_run, of_results, diagrams: arrays and data frames -> Figure
     results     store: finished runs, kept scores -> Result; tables: -> data frames;
                 write: -> .csv .md .tex; questions, differences, verdicts: the tests; one_run,
-                choose, probes, robustness, perceptual, pooled, answer, costs, readme
+                choose, probes, robustness, perceptual, pooled, answer, costs, readme; scored,
+                report: images of one's own -> table, pictures, a page
     widgets     found: what lies on the disk; selection: what is looked at; views of it; explorer:
                 all of them; watch: a training; panels: what views are built of
 

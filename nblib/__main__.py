@@ -17,11 +17,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def _score(given: argparse.Namespace) -> None:
-    from nblib.training import scoring
+    from nblib.results import scored
+    from nblib.training.scoring import finished_run
 
-    table = scoring.score(given.images, given.run, given.out)
-    print(scoring.summary(table, given.run))
-    print(f"Written to {given.out}. This is research software, no medical device.")
+    if bool(given.run) == bool(given.set):
+        raise ValueError("Name the runs to score with (--run), or a set and take its own (--set).")
+    asked = [finished_run(run) for run in given.run or ()]
+    asked = asked or scored.of_set(given.set, given.budget)
+    table, out = scored.write_scored(given.images, asked, given.out)
+    print(scored.summary(table, asked))
+    print(f"Written to {out}: scores.csv, pictures, and report.html for a browser.")
+    print("This is research software, no medical device.")
 
 
 def _batch(given: argparse.Namespace) -> None:
@@ -118,12 +124,15 @@ def commands() -> Parser:
 
     argument = command(
         _score,
-        "score a folder of images, at any depth, or one image, by a finished run",
-        "images --run data/runs/my_set/laptop/sagan/base/seed0",
+        "score a folder of images, or one image: a table, pictures, a page to judge them",
+        "images --set my_set",
     )
     argument("images", type=Path, help="pictures or DICOM files")
-    argument("--run", required=True, type=Path, help="the folder of a finished run")
-    argument("--out", type=Path, default=Path("scores.csv"), help="default: scores.csv")
+    argument("--set", help="a set: by the methods to begin with, trained on it where they are not")
+    argument("--budget", default="laptop", help="of --set; default: laptop")
+    run = "folders of finished runs of one set, the one to trust first"
+    argument("--run", nargs="+", type=Path, help=run)
+    argument("--out", type=Path, help="a folder; default: data/scored/<images>-by-<set>")
 
     argument = command(
         _batch,

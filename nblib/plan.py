@@ -23,7 +23,7 @@ PAGES = {
     "01_data": [],
     "04_how_a_method_trains": [],
     "37_where_place_decides": [],
-    "61_your_own_images": ["sagan"],
+    "61_your_own_images": ["pretrained_mean"],
 }
 """Notebook that makes no runs for the results -> the methods whose finished runs it shows."""
 

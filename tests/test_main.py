@@ -41,7 +41,7 @@ def test_the_help_of_a_command_has_an_example_that_it_takes(name, capsys):
         (("scor",), "python -m nblib: argument COMMAND: invalid choice: 'scor'"),
         (
             ("score", "images"),
-            "python -m nblib score: the following arguments are required: --run.",
+            "Name the runs to score with (--run), or a set and take its own (--set).",
         ),
         (
             ("ratio", "phantom", "quick", "sagan", "many", "0"),

@@ -89,7 +89,7 @@ class Dataset:
         least = min(20, len(self.normal) // 2) if share else 0
         held = _whole_patients(self.normal.patients, max(least, share * len(self.normal)), seed)
         held_u = _whole_patients(self.unlabeled.patients, share * len(self.unlabeled), seed)
-        if held.all() or held_u.all():
+        if held.all() or (len(held_u) and held_u.all()):
             raise ValueError("Holding out whole patients leaves none to train with.")
         return HeldOut(
             self.normal[~held], self.unlabeled[~held_u], self.normal[held], self.unlabeled[held_u]

@@ -30,6 +30,9 @@ from nblib.data.new_set import (
 from nblib.files import DatasetError, read_table, root
 
 NORMAL_WORDS, ABNORMAL_WORDS = ("0", "0.0", "normal"), ("1", "1.0", "abnormal")
+NONE = "none"
+"""In place of the folder of unlabeled images: there are none."""
+
 NOBODY = ("", "na", "n/a", "nan", "none", "unknown", "anon", "anonymous", "anonymized")
 """What headers and tables call a patient who is not known."""
 
@@ -47,8 +50,9 @@ def prepare(
     """Make the set `data/sets/<name>` of images of one's own; prints what was understood.
 
     source: one of
-      - a folder of normal images, with `unlabeled` (a folder) and perhaps `test`: a folder, or one
-        with the folders normal and abnormal in it;
+      - a folder of normal images, with `unlabeled` (a folder, or 'none' where there are known
+        normals alone) and perhaps `test`: a folder, or one with the folders normal and abnormal in
+        it;
       - a folder which holds the folders normal, unlabeled and perhaps test (or test/normal and
         test/abnormal); with abnormal in place of the last two, parts are drawn;
       - a csv file with the columns image (a path, from where the csv lies) and label (0 or normal,
@@ -83,7 +87,7 @@ def prepare(
         table, unclear = _without_unclear_tests(table)
         table, torn = _one_part_a_patient(table)
         left_out += unusable + twins + unclear + torn
-        if lacking := lacking_parts(table):
+        if lacking := lacking_parts(table, unlabeled == NONE):
             problems = [f"{source} gives no {part} images." for part in lacking]
             raise DatasetError(problems + doubts(table) + listed(left_out))
         write_lists(folder, table, left_out, conversion)
@@ -139,12 +143,14 @@ def _understood(source: Path, unlabeled: str | Path, test: str | Path):
         left_out = [(path, why) for path in others if path.is_dir() or may_be_image(path)]
     else:
         parts = {"normal": source}
-    parts |= {"unlabeled": Path(unlabeled).expanduser()} if unlabeled else {}
+    given = unlabeled and unlabeled != NONE
+    parts |= {"unlabeled": Path(unlabeled).expanduser()} if given else {}
     parts |= {"test": Path(test).expanduser()} if test else {}
-    if len(parts) == 1:
+    if len(parts) == 1 and unlabeled != NONE:
         raise DatasetError(
-            [f"{source} has no folders normal and unlabeled: name the folder of unlabeled images."]
-        )
+            [f"{source} has no folders normal and unlabeled: name the folder of unlabeled images, "
+             f"or say '{NONE}' in its place where all that you have is normal."]
+        )  # fmt: skip
     is_open = "abnormal" in parts
     meant = {"normal": ("" if is_open else "normal", 0), "abnormal": ("", 1)}
     meant |= {"unlabeled": ("unlabeled", -1), "test": ("test", -1)}

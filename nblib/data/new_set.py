@@ -165,9 +165,9 @@ def without_twins(table: pd.DataFrame):
     return table[~torn & ~twins], left_out
 
 
-def lacking_parts(table: pd.DataFrame) -> list[str]:
-    """The parts that must not be empty, and are."""
-    parts = {"normal": "known normal", "unlabeled": "unlabeled"}
+def lacking_parts(table: pd.DataFrame, alone: bool = False) -> list[str]:
+    """The parts that must not be empty, and are; with known normals `alone` one part may be."""
+    parts = {"normal": "known normal"} | ({} if alone else {"unlabeled": "unlabeled"})
     return [word for part, word in parts.items() if part not in set(table["part"])]
 
 

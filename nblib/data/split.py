@@ -18,7 +18,8 @@ def read_split(file: Path) -> dict[str, list[str]]:
     """The lists of file names of a data.json, by their keys such as 'train/unlabeled/0'.
 
     Raises DatasetError where the file is missing, is no JSON, or a list is missing, is empty
-    (other than 'test') or names a file that is named already.
+    (other than 'test', and 'train/unlabeled' where there are known normals alone) or names a file
+    that is named already.
     """
     split, problems = checked_split(file)
     if problems:
@@ -45,7 +46,7 @@ def checked_split(file: Path) -> tuple[dict[str, list[str]], list[str]]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             what = " (the labels of the test images)" if key.startswith("test") else ""
             problems.append(f"{file} has no list of file names at {key}{what}.")
-        elif not names and key != "test":
+        elif not names and key not in ("test", "train/unlabeled"):
             problems.append(f"{file}: the list {key} is empty.")
         else:
             split[key] = names

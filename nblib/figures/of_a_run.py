@@ -53,6 +53,7 @@ def parts(dataset: Dataset, labels: Labels, columns: int = 8) -> Figure:
         "known\nnormal": (dataset.normal.images, None),
         "unlabeled": (dataset.unlabeled.images, None),
     }
+    rows = {name: of for name, of in rows.items() if len(of[0])}
     for label, name in {0: "test,\nnormal", 1: "test,\nabnormal", -1: "test"}.items():
         of_label = labels.test == label
         if of_label.any():

@@ -79,12 +79,16 @@ class Entry(NamedTuple):
         return self.make.func if isinstance(self.make, partial) else self.make
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Which images it learns from, of: normal, unlabeled, pseudo."""
+        return self.fixed.get("needs", self.kind.needs)
+
+    @property
     def uses(self) -> str:
-        """Which images it learns from, as tables say it."""
-        needs = self.fixed.get("needs", self.kind.needs)
-        if not needs:
+        """The same as tables say it."""
+        if not self.needs:
             return "nothing"
-        return "known normals + unlabeled" if "unlabeled" in needs else "known normals"
+        return "known normals + unlabeled" if "unlabeled" in self.needs else "known normals"
 
     @property
     def fixed(self) -> dict:
@@ -328,6 +332,13 @@ REFERENCES = {
 
 PRETRAINED = {"known normals": "pretrained_knn", "known normals + unlabeled": "pretrained_logistic"}
 """What one would use without training anything, for each of the two kinds."""
+
+
+RECOMMENDED = ("pretrained_mean", "pretrained_fisher", "pretrained_logistic")
+"""What to begin with on images of one's own: what our tables rank first, and its two parts."""
+
+ONE_CLASS = ("pretrained_knn",)
+"""The same where there are known normals alone."""
 
 
 def companions(method: str) -> tuple[str, ...]:

@@ -189,6 +189,10 @@ def run(
     parts = [name for name, value in overrides.items() if not isinstance(value, plain)]
     if parts:
         raise ValueError(f"{', '.join(parts)}: parts are chosen in the catalogue, not here.")
+    if "unlabeled" in entry(method).needs and not len(dataset.unlabeled):
+        raise ValueError(
+            f"{method} learns from unlabeled images as well, and {dataset.name} has none."
+        )
     device = best_device()
     chosen = chosen_precision(precision, device)
     precision = chosen if budgets.trains(method) else ""

@@ -1,8 +1,6 @@
-"""A finished run and a folder -> a table, in Python and from the command line."""
+"""A finished run and a folder -> a table."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -15,6 +13,7 @@ from nblib.data import datasets
 from nblib.data.dicom import ImageError
 from nblib.training import runs, scoring
 from nblib.training.runs import Run
+from nblib.training.scoring import Seen
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +66,12 @@ def test_a_picture_a_dicom_file_and_a_damaged_one_in_a_deep_folder(run, tmp_path
     inverted = header_of(255 - pixels, PhotometricInterpretation="MONOCHROME1")
     inverted.save_as(tmp_path / "a" / "b" / "scan")
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    table = scoring.score(tmp_path, run, tmp_path / "out.csv").set_index("image")
+    table = scoring.score(tmp_path, run).set_index("image")
     assert list(table.index) == ["a/b/scan", "a/picture.png", "broken.png"]
     expected = run.scores.set_index("image").loc[name, "score"]
     assert table["score"].tolist()[:2] == pytest.approx([expected, expected], rel=1e-5)
     assert table.loc["broken.png", ["decision", "problem"]].tolist() == ["", "is no image."]
     assert np.isnan(table.loc["broken.png", "score"])
-    written = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
-    assert list(written) == ["image", "score", "percentile", "decision", "problem"]
-    assert written["score"].tolist()[2] == ""
-    said = scoring.summary(table.reset_index(), run)
-    assert "2 of 3 images scored by nearest_normals" in said and "broken.png is no image" in said
 
 
 def test_one_image_alone(run):
@@ -115,23 +109,17 @@ def test_too_few_held_out_normals_give_no_decision(set_writer, tmp_path):
     table = scoring.score(folder / "images", run)
     assert run.metrics["threshold"] is None and (table["decision"] == "").all()
     assert table["percentile"].notna().all()
-    assert "Too few known normals" in scoring.summary(table, run)
 
 
-def test_names_that_are_no_unicode_and_folders_without_an_image(run, tmp_path):
+def test_names_that_are_no_unicode_and_files_without_an_image(run, tmp_path):
     run, _ = run
     Image.new("L", (64, 64)).save(os.fsencode(tmp_path) + b"/M\xfcller.png", "PNG")
-    table = scoring.score(tmp_path, run, tmp_path / "out" / "scores.csv")
+    table = scoring.score(tmp_path, run)
     assert table["image"].tolist() == ["M?ller.png"] and table["score"].notna().all()
-    with pytest.raises(FileNotFoundError, match="is a folder"):
-        scoring.score(tmp_path, run, tmp_path)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").touch()
     table = scoring.score(tmp_path / "bad", run)
-    assert "0 of 1 images" in scoring.summary(table, run)
-    assert "Too few" not in scoring.summary(table, run)
-    with pytest.raises(ValueError, match="could be read"):
-        scoring.highest(table, tmp_path / "bad")
+    assert table["score"].isna().all() and table["decision"].tolist() == [""]
 
 
 def test_a_table_says_which_part_of_the_set_an_image_is_of(run):
@@ -150,51 +138,26 @@ def test_percentiles_count_ties_half(run):
     assert np.allclose(table["percentile"], expected, atol=100 / len(held))
 
 
-def command(*words):
-    words = [sys.executable, "-m", "nblib", *map(str, words)]
-    return subprocess.run(words, capture_output=True, text=True)
-
-
-def test_the_command_writes_the_same_table(run, tmp_path):
+def test_each_image_is_seen_with_its_map_and_restored_image(run, set_writer, tmp_path):
     run, dataset = run
-    images, out = dataset.folder / "images", tmp_path / "scores.csv"
-    done = command("score", images, "--run", run.folder, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert "no medical device" in done.stdout
-    table = scoring.score(images, run)
-    written = pd.read_csv(out, keep_default_na=False)
-    assert written["image"].tolist() == table["image"].tolist()
-    assert np.allclose(written["score"], table["score"], rtol=1e-5)
+    files = sorted((dataset.folder / "images").iterdir())[:3]
+    Image.new("L", (5, 5)).save(tmp_path / "small.png")
+    (tmp_path / "text.png").write_text("no picture")
+    found = list(scoring.seen([*files, tmp_path / "text.png", tmp_path / "small.png"], run))
+    assert [type(of) for of in found] == [*[Seen] * 3, ImageError, Seen]
+    alone = [scoring.score(file, run)["score"].item() for file in files]
+    assert [of.score for of in found[:3]] == pytest.approx(alone, rel=1e-5)
+    assert {of.map.shape for of in found if isinstance(of, Seen)} == {(64, 64)}
+    restoring = runs.run("pca16", dataset, "smoke")
+    (one,) = scoring.seen(files[:1], restoring)
+    assert one.restored.shape == (1, 64, 64)
+    x = np.asarray(Image.open(files[0])) / 127.5 - 1
+    assert one.score == pytest.approx(np.abs(x - one.restored[0]).mean() / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("what", ["run", "folder", "images"])
-def test_the_command_says_in_a_sentence_what_is_missing(run, tmp_path, what):
+def test_what_is_missing_is_said(run, tmp_path, what):
     run, dataset = run
     images = {"run": dataset.folder, "folder": tmp_path / "nowhere", "images": tmp_path}[what]
-    done = command("score", images, "--run", tmp_path if what == "run" else run.folder)
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
-    assert "Traceback" not in done.stderr and str(tmp_path) in done.stderr
-
-
-def test_a_run_is_loaded_from_its_folder_or_made(run):
-    run, dataset = run
-    assert scoring.chosen_run(str(run.folder), "sagan", dataset, "quick", 7).folder == run.folder
-    made = scoring.chosen_run("", "mean_image", dataset, "smoke", 0)
-    assert made.config["method"] == "mean_image" and made.config["set"] == dataset.name
-    with pytest.raises(FileNotFoundError, match="no folder of a finished run"):
-        scoring.chosen_run(str(dataset.folder), "sagan", dataset, "smoke", 0)
-
-
-def test_one_image_is_looked_at_as_the_run_sees_it(run, tmp_path):
-    run, dataset = run
-    table = scoring.score(dataset.folder / "images", run)
-    file = scoring.highest(table, dataset.folder / "images")
-    assert table.set_index("image")["score"].idxmax() == file.name
-    assert scoring.highest(table, file) == file
-    pixels, detection = scoring.look(file, run)
-    assert np.array_equal(pixels[0], np.asarray(Image.open(file)))
-    assert detection.score == pytest.approx(table["score"].max(), rel=1e-5)
-    assert detection.map.shape == (1, 64, 64)
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ImageError, match=r"text\.png is no image"):
-        scoring.look(tmp_path / "text.png", run)
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        scoring.score(images, tmp_path if what == "run" else run.folder)

@@ -1,0 +1,265 @@
+"""Finished runs and any images -> a folder: a table, what it means in words, pictures, a page."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from nblib import metrics
+from nblib.data import datasets
+from nblib.data.datasets import Dataset
+from nblib.files import root, written_whole
+from nblib.methods import catalogue
+from nblib.progress import say
+from nblib.results import report, store
+from nblib.results.questions import POOLED
+from nblib.training import runs, scoring
+from nblib.training.runs import Run
+
+COLUMNS = ["image", "score", "percentile", "decision", "threshold", "run", "precision", "problem"]
+
+PREVALENCES = (0.01, 0.05, 0.10)
+
+README = """What is in this folder
+======================
+
+scores.csv    a row an image, the most conspicuous first
+report.html   the same images to look at, in any browser, without a network
+pictures/     each image with its heat map over it, and (.panel.jpg) image, maps, restored images
+
+The columns of scores.csv
+  image        the file, below the folder that was scored
+  score        how unlike the known normal images it is; larger = more unusual. The numbers of two
+               methods cannot be compared with each other
+  percentile   of {held} known normal images that the method was not trained on, how many per cent
+               lie below this score: 95 means that 95 in a hundred normal images score lower
+  decision     abnormal: the score lies above the threshold; empty: there are too few known normals
+  threshold    {threshold}: 95 in a hundred normal images like the known ones stay below it, so that
+               5 in a hundred normal images are called abnormal
+  run          what made the score: method, set, budget, seed
+  precision    the numbers that its network was trained in; empty for what trains no network
+  problem      why a file has no score
+{others}
+This is research software and no medical device. A high percentile says that an image is unlike the
+normal ones, in whatever respect: the scanner, a pacemaker, a hand on the chest. It is no diagnosis.
+"""
+
+
+def recommended(dataset: Dataset) -> tuple[str, ...]:
+    """The methods to begin with: what our tables rank first, the method to trust first of all.
+
+    They train no network. Without unlabeled images it is the best of those that need none.
+    """
+    return catalogue.RECOMMENDED if len(dataset.unlabeled) else catalogue.ONE_CLASS
+
+
+def made(
+    dataset: Dataset, methods: Iterable[str], budget: str, seed: int, precision: str = ""
+) -> list[Run]:
+    """The finished runs of some methods, made where they are missing."""
+    return [runs.run(name, dataset, budget, seed, precision=precision) for name in methods]
+
+
+def of_set(name: str, budget: str, seed: int = 0) -> list[Run]:
+    """The runs of the `recommended` methods on a set, made where they are missing: in seconds."""
+    dataset = datasets.load(name)
+    return made(dataset, recommended(dataset), budget, seed)
+
+
+def write_scored(
+    source: str | Path, asked: list[Run | str | Path], out: str | Path | None = None
+) -> tuple[pd.DataFrame, Path]:
+    """Score a folder of images, or one image, by finished runs of one set.
+
+    The first run is the one to trust: score, percentile and decision are its. Leaves in `out` (by
+    default `data/scored/<folder>-by-<set>`, of a set's own images `data/scored/<set>`) scores.csv,
+    README.txt, pictures/ and report.html, the table as soon as it stands; an earlier result there
+    is replaced. Returns table and folder.
+
+    Raises FileNotFoundError where there is no such run or image, or `out` is taken by others.
+    """
+    asked = [scoring.finished_run(run) for run in asked]
+    files = scoring.files_in(source)
+    out = Path(out).expanduser() if out else _folder(source, asked[0])
+    _must_be_ours(out)
+    tables, layers = [], []
+    for run in asked:
+        found = report.Layers(run)
+        tables.append(scoring.table(source, run, map(found.noted, scoring.seen(files, run))))
+        layers.append(found)
+    table = joined(tables, asked)
+    _write_table(table, asked, out)
+    say(f"{out / 'scores.csv'}: written; now the pictures")
+    report.write(table, files, asked, layers, out, predictive(asked[0]))
+    return table, out
+
+
+def joined(tables: list[pd.DataFrame], asked: list[Run]) -> pd.DataFrame:
+    """One table of what several runs found, `COLUMNS` and two more a run, the first's order."""
+    first, run = tables[0], asked[0]
+    table = first.assign(
+        threshold=metrics.threshold(run.held_out), run=_name(run), precision=_precision(run)
+    )[COLUMNS]
+    if len(asked) > 1:
+        for found, of in zip(tables, asked, strict=True):
+            for what in ("score", "percentile"):
+                table[f"{what} {of.config['method']}"] = found[what]
+    return table.sort_values("score", ascending=False, kind="stable", na_position="last")
+
+
+def agreement(asked: list[Run], dataset: Dataset) -> pd.DataFrame:
+    """What can be known of several runs without labels, and what the real sets showed of them.
+
+    A row a run, and one of the mean of their scores, each standardised by its held-out normals:
+    AUCp of held-out known normals against held-out unlabeled images and its standard error, the
+    rank correlation of its scores of the unlabeled images with the first run's, and the mean AUC
+    that the method reached on each set of patients in our tables, where it has run there.
+    """
+    held = dataset.hold_out(asked[0].config["seed"], asked[0].config["held_out"]).held_unlabeled
+    rows, scores = [], {}
+    for run in asked:
+        of = run.scores.set_index("image")["score"]
+        spread = run.held_out.std() or 1.0
+        scores[run.config["method"]] = (of - run.held_out.mean()) / spread
+    scores = pd.DataFrame(scores)
+    part = asked[0].scores.set_index("image")["part"].reindex(scores.index)
+    if len(asked) > 1:
+        scores["their mean"] = scores.mean(axis=1)
+    known = _known()
+    for name, of in scores.items():
+        row = {"method": name}
+        if len(held):
+            aucp = metrics.aucp(of[part == "held_out_normal"], of[of.index.isin(held.names)])
+            row |= dict(zip(("AUCp", "its error"), aucp, strict=True))
+            mix = part == "unlabeled"
+            row["rank correlation"] = spearmanr(of[mix], scores.iloc[:, 0][mix])[0]
+        rows.append(row | {f"AUC, {s}": areas.get(name, np.nan) for s, areas in known.items()})
+    return pd.DataFrame(rows).set_index("method").dropna(axis="columns", how="all")
+
+
+def disputed(table: pd.DataFrame, many: int = 10) -> pd.DataFrame:
+    """The images of a `joined` table on whose percentile its runs differ most."""
+    ranks = table.filter(regex="^percentile .")
+    apart = (ranks.max(axis=1) - ranks.min(axis=1)).sort_values(ascending=False, kind="stable")
+    return table.loc[apart.index[:many], ["image", *ranks]]
+
+
+def advice(asked: list[Run], dataset: Dataset) -> str:
+    """Which run to trust, and why, in words."""
+    first, *others = (run.config["method"] for run in asked)
+    held = dataset.hold_out(asked[0].config["seed"], asked[0].config["held_out"])
+    known = _known()
+    of = [f"{areas[first]:.2f} on {name}" for name, areas in known.items() if first in areas]
+    words = f"Trust `{first}` first"
+    words += f": its AUC was {', '.join(of)}, the real sets of this project." if of else "."
+    if not len(dataset.unlabeled):
+        lost = [areas[catalogue.RECOMMENDED[0]] - areas[first] for areas in known.values()]
+        words += (
+            " It learns from known normals alone. With unlabeled images as well, "
+            f"`{catalogue.RECOMMENDED[0]}` reached {min(lost):.2f} to {max(lost):.2f} more there: "
+            "images as they come, of which nobody has said anything, are worth collecting."
+        )
+    elif others:
+        words += (
+            f" AUCp, from {len(held.held_normal)} known normals and {len(held.held_unlabeled)} "
+            "unlabeled images that were held out, cannot choose between methods: see its error."
+        )
+    return words
+
+
+def first_to_look_at(table: pd.DataFrame, dataset: Dataset, many: int = 6) -> pd.DataFrame:
+    """The highest scores among images of which nobody said that they are normal."""
+    parts = scoring.with_parts(table, dataset)
+    return parts[parts["score"].notna() & (parts["part"] != "known normal")].head(many)
+
+
+def predictive(run: Run) -> pd.DataFrame:
+    """What a positive and a negative mean where one in a hundred, five or ten images are abnormal.
+
+    By Bayes' rule from the run's sensitivity and specificity on its labelled test part; empty
+    without one. Columns: abnormal (share), PPV, NPV.
+    """
+    found = run.metrics
+    if found.get("sensitivity") is None:
+        return pd.DataFrame()
+    sensitivity, specificity = found["sensitivity"], found["specificity"]
+    rows = []
+    for share in PREVALENCES:
+        hits, false = sensitivity * share, (1 - specificity) * (1 - share)
+        missed, cleared = (1 - sensitivity) * share, specificity * (1 - share)
+        ppv = hits / (hits + false) if hits + false else np.nan
+        npv = cleared / (cleared + missed) if cleared + missed else np.nan
+        rows.append({"abnormal": share, "PPV": ppv, "NPV": npv})
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame, asked: list[Run]) -> str:
+    """What was found, in words."""
+    scored = table["score"].notna()
+    methods, config = ", ".join(run.config["method"] for run in asked), asked[0].config
+    lines = [
+        f"{scored.sum()} of {len(table)} images scored by {methods}, trained on {config['set']} at "
+        f"the budget {config['budget']}, seed {config['seed']}."
+    ]
+    if (table["decision"] != "").any():
+        called = (table["decision"] == "abnormal").sum()
+        lines.append(
+            f"{called} are called abnormal. Of normal images like those that were held out, 5 % "
+            "would be."
+        )
+    elif scored.any():
+        lines.append("Too few known normals were held out for a decision: see score, percentile.")
+    lines += [f"not scored: {row.image} {row.problem}" for row in table[~scored].itertuples()]
+    return "\n".join(lines)
+
+
+def _write_table(table: pd.DataFrame, asked: list[Run], out: Path) -> None:
+    cut = metrics.threshold(asked[0].held_out)
+    words = dict(held=len(asked[0].held_out), threshold="none" if np.isnan(cut) else f"{cut:.6g}")
+    methods = ", ".join(run.config["method"] for run in asked)
+    words["others"] = (
+        f"  score ..., percentile ...   the same by each method: {methods}.\n"
+        "               Columns without a name behind them are those of the first\n"
+    ) * (len(asked) > 1)
+    with written_whole(out / "README.txt", "w") as file:
+        file.write(README.format(**words))
+    with written_whole(out / "scores.csv", "w") as file:
+        table.to_csv(file, index=False, float_format="%.6g")
+
+
+def _must_be_ours(out: Path) -> None:
+    """Raise FileNotFoundError where something else lies in the way."""
+    if out.is_file():
+        raise FileNotFoundError(f"{out} is a file: name a folder for scores, pictures and report.")
+    if out.is_dir() and any(out.iterdir()) and not (out / "scores.csv").exists():
+        raise FileNotFoundError(f"{out} holds other files: name a new folder, or an empty one.")
+
+
+def _folder(source: str | Path, run: Run) -> Path:
+    of = Path(source).expanduser().absolute()
+    inside = of.name == "images"  # of a set
+    name = of.stem if of.is_file() else of.parent.name if inside else of.name
+    of_set = run.config["set"]
+    return root() / "data" / "scored" / (name if name == of_set else f"{name}-by-{of_set}")
+
+
+def _name(run: Run) -> str:
+    """What fixes a run, in a few words."""
+    config = run.config
+    return f"{config['method']}, {config['set']}, {config['budget']}, seed {config['seed']}"
+
+
+def _precision(run: Run) -> str:
+    return ", ".join(store.precisions([store.of(run)]))
+
+
+def _known() -> dict[str, pd.Series]:
+    """Mean AUC by method on each set of patients in our tables in the committed tables."""
+    files = {name: store.PROJECT / f"figures/{name}/laptop/results.csv" for name in POOLED}
+    return {
+        name: pd.read_csv(file).set_index("method")["auc"]
+        for name, file in files.items()
+        if file.exists()
+    }

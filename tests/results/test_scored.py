@@ -1,0 +1,202 @@
+"""Finished runs and a folder -> what a reader gets, in Python and from the command line."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.stats import rankdata
+
+from nblib.data import datasets, folders
+from nblib.files import DatasetError
+from nblib.methods import catalogue
+from nblib.results import scored
+from nblib.training import runs, scoring
+
+
+@pytest.fixture(scope="module")
+def made(own_set):
+    """Two finished runs of one set, and the set."""
+    return scored.made(own_set, ("nearest_normals", "pca16"), "smoke", 0), own_set
+
+
+def test_it_leaves_a_table_most_conspicuous_first_and_says_what_its_columns_are(made, tmp_path):
+    asked, dataset = made
+    images = dataset.folder / "images"
+    table, out = scored.write_scored(images, asked[:1], tmp_path / "out")
+    written = pd.read_csv(out / "scores.csv", keep_default_na=False)
+    assert list(written) == scored.COLUMNS and len(written) == len(list(images.iterdir()))
+    assert (np.diff(written["score"]) <= 0).all()
+    expected = scoring.score(images, asked[0]).set_index("image").loc[written["image"]]
+    assert np.allclose(written["score"], expected["score"], rtol=1e-5)
+    assert (written["decision"] == expected["decision"].to_numpy()).all()
+    assert np.allclose(written["threshold"], asked[0].metrics["threshold"], rtol=1e-5)
+    assert set(written["run"]) == {f"nearest_normals, {dataset.name}, smoke, seed 0"}
+    text = (out / "README.txt").read_text()
+    assert all(f"  {name} " in text for name in scored.COLUMNS)
+    assert "of 20 known normal images" in text and "no medical device" in text
+    assert sorted(f.name for f in out.iterdir()) == [
+        *("README.txt", "pictures", "report.html", "scores.csv")
+    ]
+    called = (written["decision"] == "abnormal").sum()
+    assert f"{called} are called abnormal" in scored.summary(table, asked[:1])
+
+
+def test_of_several_runs_the_first_decides_and_each_has_its_columns(made, tmp_path):
+    asked, dataset = made
+    table, out = scored.write_scored(dataset.folder / "images", asked, tmp_path / "out")
+    for run in asked:
+        of = scoring.score(dataset.folder / "images", run).set_index("image").loc[table["image"]]
+        for what in ("score", "percentile"):
+            assert np.allclose(table[f"{what} {run.config['method']}"], of[what], rtol=1e-5)
+    assert table["score"].equals(table["score nearest_normals"])
+    assert "nearest_normals, pca16" in (out / "README.txt").read_text()
+    disputed = scored.disputed(table, 3)
+    apart = (table["percentile nearest_normals"] - table["percentile pca16"]).abs()
+    assert set(disputed["image"]) <= set(table["image"][apart >= apart.nlargest(3).min()])
+
+
+def test_a_damaged_file_is_in_the_table_and_has_no_picture(made, tmp_path):
+    asked, _ = made
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    Image.new("L", (64, 40), 90).save(tmp_path / "in" / "deep" / "good.png")
+    (tmp_path / "in" / "bad.png").write_bytes(b"no picture")
+    table, out = scored.write_scored(tmp_path / "in", asked, tmp_path / "out")
+    assert table["image"].tolist() == ["deep/good.png", "bad.png"]
+    assert table["problem"].tolist() == ["", "is no image."] and np.isnan(table["score"].iloc[1])
+    assert "1 of 2 images scored" in scored.summary(table, asked)
+    assert "bad.png is no image" in scored.summary(table, asked)
+    files = {str(f.relative_to(out / "pictures")) for f in (out / "pictures").rglob("*.jpg")}
+    assert files == {"deep/good.png.jpg", "deep/good.png.panel.jpg"}
+
+
+def test_an_earlier_result_is_replaced_whole_and_nothing_else_is_touched(made, tmp_path):
+    asked, dataset = made
+    Image.new("L", (64, 64)).save(tmp_path / "one.png")
+    _, out = scored.write_scored(dataset.folder / "images", asked[:1], tmp_path / "out")
+    scored.write_scored(tmp_path / "one.png", asked[:1], out)
+    assert {f.name for f in (out / "pictures").iterdir()} == {"one.png.jpg", "one.png.panel.jpg"}
+    assert len(pd.read_csv(out / "scores.csv")) == 1
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileNotFoundError, match="holds other files"):
+        scored.write_scored(tmp_path / "one.png", asked[:1], mine)
+    with pytest.raises(FileNotFoundError, match="is a file"):
+        scored.write_scored(tmp_path / "one.png", asked[:1], tmp_path / "one.png")
+    assert [f.name for f in mine.iterdir()] == ["thesis.tex"]
+
+
+def test_where_runs_agree_is_told_without_labels(made):
+    asked, dataset = made
+    found = scored.agreement(asked, dataset)
+    assert list(found.index) == ["nearest_normals", "pca16", "their mean"]
+    held = dataset.hold_out(0)
+    scores = {r.config["method"]: r.scores.set_index("image")["score"] for r in asked}
+    z = [(s - s[held.held_normal.names].mean()) / s[held.held_normal.names].std(ddof=0)
+         for s in scores.values()]  # fmt: skip
+    for name, of in [*scores.items(), ("their mean", sum(z) / 2)]:
+        normal, mix = (
+            of[held.held_normal.names].to_numpy(),
+            of[held.held_unlabeled.names].to_numpy(),
+        )
+        wins = (mix[:, None] > normal).mean() + (mix[:, None] == normal).mean() / 2
+        assert found.loc[name, "AUCp"] == pytest.approx(wins, abs=1e-6)
+    first, second = (rankdata(s[dataset.unlabeled.names]) for s in scores.values())
+    expected = np.corrcoef(first, second)[0, 1]
+    assert found.loc["pca16", "rank correlation"] == pytest.approx(expected)
+    # What the committed tables say of them, of methods that stand there.
+    assert 0.6 < found.loc["nearest_normals", "AUC, nih"] < 0.67
+    assert np.isnan(found.loc["their mean", "AUC, nih"])
+
+
+def test_what_a_decision_means_follows_from_bayes():
+    found = {"sensitivity": 0.8, "specificity": 0.93}
+    rows = scored.predictive(SimpleNamespace(metrics=found)).set_index("abnormal")
+    assert scored.predictive(SimpleNamespace(metrics={})).empty  # without labels
+    assert list(rows.index) == [0.01, 0.05, 0.10]
+    people = 1_000_000
+    for share, row in rows.iterrows():
+        ill, well = people * share, people * (1 - share)
+        hits, false = found["sensitivity"] * ill, (1 - found["specificity"]) * well
+        cleared, missed = well - false, ill - hits
+        assert row["PPV"] == pytest.approx(hits / (hits + false))
+        assert row["NPV"] == pytest.approx(cleared / (cleared + missed))
+
+
+def test_what_is_recommended_depends_on_what_is_at_hand(made, set_writer, tmp_path):
+    _, dataset = made
+    assert scored.recommended(dataset) == catalogue.RECOMMENDED
+    assert "pretrained_mean" in scored.recommended(dataset)[0]
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(60):
+        pixels = random.integers(0, 255, (32, 32), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    with pytest.raises(DatasetError, match="say 'none'"):
+        folders.prepare(folder, "alone")
+    alone = datasets.load(folders.prepare(folder, "alone", unlabeled="none"))
+    assert len(alone.unlabeled) == len(alone.test) == 0 and len(alone.normal) == 60
+    (run,) = asked = scored.made(alone, scored.recommended(alone), "smoke", 0)
+    assert run.config["method"] == "pretrained_knn" and len(run.held_out) == 20
+    assert "known normals alone" in scored.advice(asked, alone)
+    assert list(scored.agreement(asked, alone).columns) == [
+        "AUC, nih",
+        "AUC, kermany",
+        "AUC, fundus_dr",
+    ]
+    with pytest.raises(
+        ValueError, match="learns from unlabeled images as well, and alone has none"
+    ):
+        runs.run("pretrained_mean", alone, "smoke")
+
+
+def test_which_to_trust_is_said_with_what_the_real_sets_showed(made):
+    asked, dataset = made
+    said = scored.advice(asked, dataset)
+    assert "Trust `nearest_normals` first" in said and "0.63 on nih" in said
+    assert "cannot choose between methods" in said
+
+
+def test_what_is_looked_at_first_was_called_normal_by_nobody(made, tmp_path):
+    asked, dataset = made
+    table, _ = scored.write_scored(dataset.folder / "images", asked[:1], tmp_path / "out")
+    first = scored.first_to_look_at(table, dataset, 5)
+    assert len(first) == 5 and set(first["part"]) <= {"unlabeled", "test"}
+    others = table[~table["image"].isin(dataset.normal.names)]
+    assert first["score"].tolist() == others["score"].head(5).tolist()
+
+
+def command(*words):
+    words = [sys.executable, "-m", "nblib", "score", *map(str, words)]
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+def test_the_command_takes_runs_and_says_where_everything_is(made, tmp_path):
+    asked, dataset = made
+    where = [run.folder for run in asked]
+    images = dataset.folder / "images"
+    done = command(images, "--run", *where, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "no medical device" in done.stdout and str(tmp_path / "out") in done.stdout
+    written = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert "score pca16" in written and (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--set", "nowhere"], "There is no set 'nowhere'"),
+        ([], "Name the runs to score with"),
+        (["--run", "nowhere"], "no folder of a finished run"),
+    ],
+)
+def test_the_command_says_in_a_sentence_what_is_missing(made, words, said):
+    _, dataset = made
+    done = command(dataset.folder / "images", *words)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert said in done.stderr and "Traceback" not in done.stderr
