@@ -198,7 +198,7 @@ def titles() -> dict[str, dict]:
         found[file.stem] = heading[1] if heading else file.stem
         for cell in cells:
             if "index" in cell.metadata.get("tags", []):
-                rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", cell.source, re.MULTILINE)
+                rows = re.findall(r"^\| \[`(\w+)`\]\S+ \| (.+) \|$", cell.source, re.MULTILINE)
                 sentences = dict(rows) | {file.stem: "The question, and the simplest method first."}
     return {
         name: {"title": title, "sentence": sentences.get(name, "").replace("`", "")}

@@ -125,10 +125,10 @@ def write_index(folder: Path = HERE) -> list[Path]:
     nb = nbformat.read(file, nbformat.NO_CONVERT)
     (cell,) = [cell for cell in nb.cells if "index" in cell.metadata.get("tags", [])]
     lines = cell.source.splitlines()
-    rows = [line for line in lines if line.startswith("| `")]
+    rows = [line for line in lines if line.startswith("| [")]
     before, after = cell.source.split("\n".join(rows))
     rows = [row for row in rows if row.split("`")[1] not in words]
-    rows += [f"| `{name}` | {what} |" for name, (what, _) in words.items()]
+    rows += [f"| [`{name}`]({name}.ipynb) | {what} |" for name, (what, _) in words.items()]
     cell.source = before + "\n".join(sorted(rows)) + after
     return [file] if _rewritten(file, nb) else []
 

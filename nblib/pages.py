@@ -1,6 +1,7 @@
 """An executed notebook -> a page that loads nothing from elsewhere, which opens offline."""
 
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -38,12 +39,13 @@ class _Markdown(IPythonRenderer):
 
 
 def _to_html(source: str) -> str:
+    # Notebooks, to which links lead, are not beside the page.
+    source = re.sub(r"\[([^\]]+)\]\(\d\d_\w+\.ipynb\)", r"\1", source)
     return MarkdownWithMath(renderer=_Markdown(escape=False)).render(source)
 
 
 def write_page(executed: Path, html: Path, title: str) -> None:
     """Write an executed copy as a page, with a way back to the front page where it is below it."""
-    # Links lead to notebooks, which are not beside the copy.
     without = {"enabled": True, "remove_cell_tags": ["navigation"]}
     exporter = HTMLExporter(raw_template=TEMPLATE, config=Config(TagRemovePreprocessor=without))
     exporter.register_filter("markdown2html", _to_html)

@@ -32,10 +32,13 @@ def progress(total: int, what: str, start: int = 0) -> Iterator[int]:
 
 def _printed_lines(total: int, what: str, start: int) -> Iterator[int]:
     began = said = time.monotonic()
+    shown = total
     for i in range(start, total):
         yield i
         now = time.monotonic()
         if now - said >= SECONDS_BETWEEN_LINES:
             left = (now - began) / (i + 1 - start) * (total - i - 1)
             say(f"{what}: {i + 1} of {total}, about {left / 60:.0f} min left")
-            said = now
+            said, shown = now, i + 1
+    if shown < total:
+        say(f"{what}: {total} of {total}")

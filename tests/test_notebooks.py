@@ -212,12 +212,13 @@ def test_committed_notebooks_have_their_links(tmp_path):
 
 
 def test_the_table_of_notebooks_takes_what_the_catalogue_says_and_keeps_other_rows(tmp_path):
-    table = "| notebook | |\n| --- | --- |\n| `50_results` | mine |\n| `22_sagan` | old |\n\nbehind"
+    rows = "| [`50_results`](a) | mine |\n| [`22_sagan`](b) | old |"
+    table = f"| notebook | |\n| --- | --- |\n{rows}\n\nbehind"
     nb = new_notebook(cells=[new_markdown_cell(table, metadata={"tags": ["index"]})])
     nbformat.write(nb, tmp_path / "00_start_here.ipynb")
     assert [file.name for file in notebooks.write_index(tmp_path)] == ["00_start_here.ipynb"]
     first, _, *rows = nbformat.read(tmp_path / "00_start_here.ipynb", 4).cells[0].source.split("\n")
-    assert first == "| notebook | |" and rows[-3:] == ["| `50_results` | mine |", "", "behind"]
+    assert first == "| notebook | |" and rows[-3:] == ["| [`50_results`](a) | mine |", "", "behind"]
     assert len(rows[:-3]) == len(by_notebook()) and rows[:-2] == sorted(rows[:-2])
-    assert f"| `22_sagan` | {METHODS['sagan'].what} |" in rows
+    assert f"| [`22_sagan`](22_sagan.ipynb) | {METHODS['sagan'].what} |" in rows
     assert notebooks.write_index(tmp_path) == []

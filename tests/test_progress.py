@@ -96,8 +96,8 @@ def test_a_log_has_a_line_a_minute_whatever_the_steps_take(monkeypatch, clock, c
     surroundings(monkeypatch)
     for _ in progress(6000, "training"):
         clock.now += 0.1
-    lines = capsys.readouterr().err.splitlines()
-    assert 9 <= len(lines) <= 10
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert 9 <= len(lines) <= 10 and last == "training: 6000 of 6000"
     counts = [int(re.match(r"training: (\d+) of 6000, ", line)[1]) for line in lines]
     assert all(590 <= b - a <= 610 for a, b in zip([0, *counts], counts, strict=False))
 
@@ -130,3 +130,11 @@ def test_a_loop_may_be_left_early(monkeypatch):
         if i == 3:
             break
     assert seen == [0, 1, 2, 3]
+
+
+def test_a_log_does_not_end_in_the_middle(monkeypatch, clock, capsys):
+    surroundings(monkeypatch)
+    for _ in progress(60, "pictures"):
+        clock.now += 1.2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["pictures: 50 of 60, about 0 min left", "pictures: 60 of 60"]

@@ -21,6 +21,7 @@ from nblib.figures.style import (
     NORMAL,
     WIDTH,
     blank,
+    legend_below,
     line_a_column,
     outline,
     show_image,
@@ -79,7 +80,7 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
     at = history.dropna(subset=["aucp"])
     panels = len(networks) + 1 + bool(logged) + bool(len(at))
     rows = -(-panels // 2)
-    figure, axes = blank(rows, 2, height=2.0 * rows)
+    figure, axes = blank(rows, 2, height=2.3 * rows)
     axes = iter(axes.flat)
     for network in networks:
         cell = next(axes)
@@ -103,7 +104,7 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
         cell.plot(at["step"], held, "o--", ms=3, color=HELD_OUT, label="held-out unlabeled")
         cell.plot(at["step"], at["aucp"], "o-", ms=3, color="black", label="trained-on unlabeled")
         cell.set(title="AUCp (no measure of quality)", xlabel="step", ylim=(0, 1))
-        cell.legend(fontsize=7)
+        legend_below(cell, 2)
     for cell in axes:
         cell.axis("off")
     figure.suptitle(title)
@@ -126,7 +127,7 @@ def curves(
     for name, place in (marks or {}).items():
         axes.axvline(place, color="black", lw=1, label=name)
     axes.set(xlabel=table.index.name, ylabel=ylabel, title=title)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 
@@ -140,7 +141,7 @@ def scatter(points: np.ndarray, labels: np.ndarray, title: str) -> Figure:
         chosen = points[labels == label]
         axes.plot(*chosen.T, marker, ms=3.5, color=colour, alpha=0.7, mew=0, label=f"test, {name}")
     axes.set(xticks=[], yticks=[], title=title)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
 
@@ -184,7 +185,7 @@ def histogram(run: Run) -> Figure:
     if numbers["threshold"] is not None:
         axes.axvline(numbers["threshold"], color="black", ls="--", lw=1, label="threshold")
     axes.set(xlabel="score", ylabel="images", title=f"{run.config['method']}, {where(run)}")
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=7)
     return figure
 
 

@@ -260,19 +260,27 @@ def matrix(table: pd.DataFrame, title: str, label: str, middle: float = 0.0) -> 
 
 @styled
 def over_ratios(table: pd.DataFrame, title: str) -> Figure:
-    """AUC and AP over the share of abnormal images in the unlabeled mix, a line a method."""
+    """AUC and AP over the share of abnormal images in the unlabeled mix, a line a method.
+
+    With their intervals over patients, those of methods side by side.
+    """
     if table.empty:
         return nothing(title)
-    figure, axes = blank(1, 2, height=2.8)
+    figure, axes = blank(1, 2, height=3.2)
+    methods = table["method"].unique()
+    aside = dict(zip(methods, np.linspace(-4, 4, len(methods)), strict=True))
     for cell, (name, word) in zip(axes[0], {"auc": "AUC", "ap": "AP"}.items(), strict=True):
         styles = cycle(("o-", "s--", "^:", "D-.", "v-", "P--", "X:"))
         lines = zip(table.groupby("method", sort=False), styles, strict=False)
         for (method, rows), style in lines:
             colour = entry(method).colour
-            cell.plot(rows["percent"], rows[name], style, ms=4, color=colour, label=method)
+            at = rows["percent"] + aside[method]
+            cell.vlines(at, rows[f"{name}_low"], rows[f"{name}_high"], color=colour, lw=0.8)
+            cell.plot(at, rows[name], style, ms=3.5, lw=1, color=colour, label=method)
         chance = 0.5 if name == "auc" else table["abnormal"].iloc[0]
         cell.axhline(chance, color="black", lw=0.6)
         cell.set(xlabel="abnormal among the unlabeled, %", ylabel=word)
+        cell.set_xticks(sorted(table["percent"].unique()))
     figure.suptitle(title)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
@@ -280,26 +288,25 @@ def over_ratios(table: pd.DataFrame, title: str) -> Figure:
 
 @styled
 def cost(table: pd.DataFrame, title: str) -> Figure:
-    """AUC against the times to train and to score of `costs.cost_table`; a marker a family."""
-    figure, axes = blank(1, 2, height=3.3)
-    families = table["method"].map(lambda method: entry(method).family)
-    what = {"seconds": "training, s (0 as 0.1)", "ms_per_image": "scoring an image, ms"}
+    """AUC, and the times to train and to score, of `costs.cost_table`: a row a method, by AUC."""
+    rows = table.sort_values("auc").reset_index(drop=True)
+    figure, axes = blank(1, 3, height=1.4 + 0.16 * len(rows))
+    families = rows["method"].map(lambda method: entry(method).family)
+    what = {"auc": "AUC", "seconds": "training, s (0 as 0.1)", "ms_per_image": "an image, ms"}
     for cell, (name, word) in zip(axes[0], what.items(), strict=True):
-        for kind, (marker, colour, _) in FAMILIES.items():
-            rows = table[families == kind]
-            values = rows[name].clip(lower=0.1 if name == "seconds" else 0.001)
-            style = dict(ms=7 if marker == "*" else 5, color=colour, mec="black", mew=0.5)
-            cell.plot(
-                values, rows["auc"], marker, ls="", label=kind if len(rows) else None, **style
-            )
-        for row in table[table["method"].isin(("sagan", "brainomaly"))].itertuples():
-            at = (max(getattr(row, name), 0.001), row.auc)
-            cell.annotate(row.method, at, (4, -9), textcoords="offset points", fontsize=6.5)
-        cell.axhline(0.5, color="black", lw=0.6, ls=":")
-        cell.set(xscale="log", xlabel=word, ylabel="AUC")
+        least = {"auc": 0, "seconds": 0.1, "ms_per_image": 0.001}[name]
+        for kind in dict.fromkeys(families):
+            look = dict(ms=7 if FAMILIES[kind].marker == "*" else 5, color=FAMILIES[kind].colour)
+            of = rows.loc[families == kind, name].clip(lower=least)
+            cell.plot(of, of.index, FAMILIES[kind].marker, mec="black", mew=0.5, label=kind, **look)
+        cell.set(xlabel=word, xscale="linear" if name == "auc" else "log", yticks=rows.index)
+        cell.set_ylim(-0.7, len(rows) - 0.3)
+        cell.set_yticklabels(rows["method"] if name == "auc" else [], fontsize=6.5)
+        cell.grid(axis="y", color="#e4e4e4", lw=0.5)
+    axes[0, 0].axvline(0.5, color="black", lw=0.6, ls=":")
     figure.suptitle(title)
     handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=7)
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 

@@ -78,7 +78,7 @@ def save(
     """Write `figures/<set>/<budget>/<name>` as .pdf and .png.
 
     data: the set's name, or the path of its folder. Beside them `record` as .json, and the caption
-    as .txt. A figure of nothing is not written.
+    as .txt, which begins with set and budget. A figure of nothing is not written.
     """
     if figure.get_label() == "nothing":
         return
@@ -88,16 +88,16 @@ def save(
         metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
         with written_whole(stem.with_suffix(f".{kind}")) as file:
             figure.savefig(file, format=kind, dpi=300, metadata=metadata)
-    if caption:
-        with written_whole(stem.with_suffix(".txt"), "w") as file:
-            file.write(f"{caption}\n")
+    where = f"Set {Path(data).name}, budget {budget}. "
+    with written_whole(stem.with_suffix(".txt"), "w") as file:
+        file.write(f"{where}{caption.removeprefix(where)}\n")
     write_json(stem.with_suffix(".json"), record)
 
 
 def shown(data: str | Path) -> str:
     """How a set, by name or path, is called in a title: the drawn one says so."""
     data = Path(data).name
-    return "phantom (drawn, no patients)" if data == "phantom" else data
+    return "phantom (drawn)" if data == "phantom" else data
 
 
 def show_image(axes, image: np.ndarray) -> None:
@@ -111,9 +111,10 @@ def show_image(axes, image: np.ndarray) -> None:
 
 
 def outline(axes, mask: np.ndarray) -> None:
-    """Draw the border of a mask (H, W) onto axes."""
+    """Draw the border of a mask (H, W) onto axes: white in black, seen on images and on maps."""
     if mask.any():
-        axes.contour(mask, levels=[0.5], colors=[ABNORMAL], linewidths=1)
+        for colour, width in (("black", 2.2), ("white", 1)):
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width)
 
 
 def line_a_column(axes, table: pd.DataFrame, names: dict[str, str]) -> None:
@@ -122,7 +123,13 @@ def line_a_column(axes, table: pd.DataFrame, names: dict[str, str]) -> None:
         values = table[["step", name]].dropna()
         axes.plot(*values.to_numpy().T, ls=style, color=colour, label=label)
     axes.set_xlabel("step")
-    axes.legend(fontsize=7)
+    legend_below(axes)
+
+
+def legend_below(axes, columns: int = 3) -> None:
+    """The legend below the axis, where it hides nothing."""
+    at = dict(loc="upper center", bbox_to_anchor=(0.5, -0.3), borderaxespad=0)
+    axes.legend(fontsize=7, ncols=columns, **at)
 
 
 def nothing(title: str) -> Figure:

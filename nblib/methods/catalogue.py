@@ -52,7 +52,7 @@ FAMILIES = {
     "GAN, the mix as well": Family("o", "#de8f05", "translation"),
     "SAGAN, place codes": Family("^", "teal", "translation"),
     "SAGAN, attention": Family("<", "crimson", "translation"),
-    "SAGAN, Swin": Family("*", "#f0e442", "translation"),
+    "SAGAN, Swin": Family("*", "#56b4e9", "translation"),
     "SAGAN, controls": Family("X", "olive", "translation"),
 }
 
@@ -254,7 +254,7 @@ METHODS = {
     ),
     "sagan_swin": Entry(
         partial(_whole, encoder=SwinEncoder, decoder=swin_decoder),
-        "SAGAN, Swin", "#f0e442", "40_swin",
+        "SAGAN, Swin", "#56b4e9", "40_swin",
         "SAGAN with a Swin Transformer as encoder and decoder", ("sagan", "sagan_whole"),
     ),
     # controls: what the variants change beside the encoding, one thing at a time

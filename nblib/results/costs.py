@@ -112,9 +112,9 @@ def cost_table(results: list[Result]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_costs(results: list[Result]) -> pd.DataFrame:
-    """`cost_table` as `figures/<set>/<budget>/cost`."""
-    rows, config = cost_table(results), results[0].config
+def write_costs(rows: pd.DataFrame, results: list[Result]) -> pd.DataFrame:
+    """`cost_table` of some results as `figures/<set>/<budget>/cost`; returns what is printed."""
+    config = results[0].config
     printed = pd.DataFrame(
         {
             "method": rows["method"],
@@ -135,7 +135,7 @@ def write_costs(results: list[Result]) -> pd.DataFrame:
         "keeps. Features of pretrained networks: distances are not counted."
     )
     write.save_table(rows, printed, words, results, "cost")
-    return rows
+    return printed
 
 
 def thesis_time(*methods: str, tflops: float = GPU_TFLOPS) -> pd.DataFrame:

@@ -28,7 +28,7 @@ def numbers(run: Run) -> pd.DataFrame:
         rows["specificity"] = (
             found["specificity"],
             found["specificity_interval"],
-            f"expected: {expected} with this many held-out normals",
+            f"{expected} expected of {len(run.held_out)} held-out normals",
         )
     for name, word in LOCALISATION_WORDS.items():
         if name in found:

@@ -20,7 +20,7 @@ from nblib.data.labels import load_labels
 from nblib.methods.catalogue import FAMILIES, METHODS, order
 from nblib.methods.method import Method, detect_all
 from nblib.progress import say
-from nblib.results import store, write
+from nblib.results import store, tables, write
 from nblib.results.store import Result
 from nblib.training import runs
 from nblib.training.runs import Run
@@ -335,8 +335,8 @@ def run_ratio(
 def ratios(data: str, budget: str) -> pd.DataFrame:
     """AUC and AP at each anomaly ratio of the unlabeled mix: method, percent, seeds, auc, ap.
 
-    abnormal: their share in the test part, which is the AP of chance. Empty where no such run is
-    finished.
+    *_low, *_high: their 95 % interval over patients, as in `tables.table`. abnormal: their share in
+    the test part, which is the AP of chance. Empty where no such run is finished.
     """
     try:
         results = store.collect(data, budget, "ratio*")
@@ -344,17 +344,17 @@ def ratios(data: str, budget: str) -> pd.DataFrame:
         return pd.DataFrame()
     store.one_set(results)
     rows = []
-    for result in results:
-        labels, scores = result.test["label"].to_numpy(int), result.test["score"].to_numpy()
-        rows.append(
-            {
-                "method": result.config["method"],
-                "percent": int(result.config["variant"].removeprefix("ratio")),
-                "auc": metrics.auc(labels, scores),
-                "ap": average_precision_score(labels, scores),
-                "abnormal": labels.mean(),
-            }
-        )
-    found = pd.DataFrame(rows).groupby(["method", "percent"], sort=False)
-    table = found.mean().assign(seeds=found.size()).reset_index()
-    return table.sort_values(["method", "percent"], kind="stable")
+    for percent in sorted({result.config["variant"] for result in results}):
+        of = [result for result in results if result.config["variant"] == percent]
+        labels, patients, methods = tables.resampled(of)
+        for method, found in methods.items():
+            row = {"method": method, "percent": int(percent.removeprefix("ratio"))}
+            precision = np.mean([average_precision_score(labels, s) for s in found.scores])
+            for name, value, drawn in (
+                ("auc", found.area.mean(), found.auc.mean(0)),
+                ("ap", precision, found.ap.mean(0)),
+            ):
+                low, high = metrics.bounded_interval(value, drawn, labels, patients)
+                row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            rows.append(row | {"abnormal": labels.mean(), "seeds": len(found.area)})
+    return pd.DataFrame(rows).sort_values(["method", "percent"], kind="stable")

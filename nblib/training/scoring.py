@@ -106,6 +106,7 @@ def seen(files: list[Path], run: Run) -> Iterator[Seen | ImageError]:
         for pixels in some:
             next(counted, None)
             yield pixels if isinstance(pixels, ImageError) else Seen(*next(rows))
+    next(counted, None)  # says that it is at its end
 
 
 def finished_run(run: Run | str | Path) -> Run:

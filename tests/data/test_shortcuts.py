@@ -102,7 +102,7 @@ def test_every_table_of_a_set_with_a_shortcut_says_so_and_of_one_without_does_no
 
     def written():
         write.write_results(results)
-        costs.write_costs(results)
+        costs.write_costs(costs.cost_table(results), results)
         stems = (project_root / "figures" / "dark" / "smoke" / name for name in ("results", "cost"))
         texts = [stem.with_suffix(s).read_text() for stem in stems for s in (".md", ".tex")]
         return ["Shortcut" in text for text in texts]

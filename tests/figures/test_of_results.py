@@ -80,22 +80,32 @@ def test_a_matrix_writes_every_number_and_what_is_empty_is_not_written(project_r
     assert not list(project_root.rglob("empty*"))
     figures.save(figure, "aset", "smoke", "full", {"runs": []}, "what it shows")
     folder = project_root / "figures" / "aset" / "smoke"
-    assert (folder / "full.txt").read_text() == "what it shows\n"
+    said = (folder / "full.txt").read_text()
+    assert said == "Set aset, budget smoke. what it shows\n"
+    figures.save(figure, "aset", "smoke", "full", {"runs": []}, said.strip())
+    assert (folder / "full.txt").read_text() == said  # and once alone
 
 
 def test_ratios_are_drawn_for_auc_and_ap_a_line_a_method():
     rows = [(m, p, 0.5 + p / 300, 0.6, 0.3) for m in ("sagan", "alad") for p in (0, 50, 100)]
     table = pd.DataFrame(rows, columns=["method", "percent", "auc", "ap", "abnormal"])
+    for name in ("auc", "ap"):
+        table[f"{name}_low"], table[f"{name}_high"] = table[name] - 0.1, table[name] + 0.05
     left, right = figures.over_ratios(table, "title").axes
     assert [left.get_ylabel(), right.get_ylabel()] == ["AUC", "AP"]
     line = next(line for line in left.lines if line.get_label() == "sagan")
-    assert np.allclose(line.get_xdata(), (0, 50, 100)) and np.isclose(line.get_ydata()[2], 5 / 6)
+    assert np.allclose(np.diff(line.get_xdata()), 50) and np.isclose(line.get_ydata()[2], 5 / 6)
+    (bars, _) = left.collections
+    at = [segment[0, 0] for segment in bars.get_segments()]
+    assert np.allclose(at, line.get_xdata())  # the intervals of each stand at its points
+    assert np.allclose(bars.get_segments()[0][:, 1], (0.4, 0.55))
     assert set(right.lines[-1].get_ydata()) == {0.3}  # what chance reaches
 
 
 def test_more_methods_than_line_styles_are_all_drawn():
     rows = [(m, p, 0.5, 0.5, 0.3) for m in list(METHODS)[:12] for p in (0, 100)]
     table = pd.DataFrame(rows, columns=["method", "percent", "auc", "ap", "abnormal"])
+    table = table.assign(auc_low=0.4, auc_high=0.6, ap_low=0.4, ap_high=0.6)
     left, _ = figures.over_ratios(table, "title").axes
     assert {line.get_label() for line in left.lines} >= set(list(METHODS)[:12])
 
@@ -138,9 +148,19 @@ def test_cost_shows_a_point_a_method():
             "ms_per_image": [10.0, 0.1, 20.0],
         }
     )
-    left, right = figures.cost(table, "title").axes
-    drawn = np.concatenate(
-        [line.get_xdata() for line in right.lines if line.get_marker() != "None"]
-    )
-    assert sorted(x for x in drawn if x > 0.05) == [0.1, 10.0, 20.0]
-    assert left.get_xscale() == "log"
+    areas, train, score = figures.cost(table, "title").axes
+    names = [text.get_text() for text in areas.get_yticklabels()]
+    assert names == ["mean_image", "sagan_swin", "sagan"]  # the highest AUC above
+    for cell, name, of in (
+        (areas, "auc", [0.6, 0.7, 0.8]),
+        (train, "seconds", [0.1, 200.0, 100.0]),
+        (score, "ms_per_image", [0.1, 20.0, 10.0]),
+    ):
+        points = [
+            xy
+            for line in cell.lines
+            if line.get_marker() != "None"
+            for xy in zip(*line.get_data(), strict=True)
+        ]
+        assert [x for x, _ in sorted(points, key=lambda xy: xy[1])] == of, name
+        assert cell.get_xscale() == ("linear" if name == "auc" else "log")

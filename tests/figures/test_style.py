@@ -2,7 +2,7 @@ from nblib import figures
 
 
 def test_every_title_of_the_drawn_set_says_phantom():
-    assert "phantom" in figures.shown("phantom") and "no patients" in figures.shown("phantom")
+    assert "phantom" in figures.shown("phantom") and "drawn" in figures.shown("phantom")
     assert figures.shown("nih") == "nih"
 
 
@@ -35,3 +35,21 @@ def test_drawing_leaves_the_users_own_style_alone(shown):
     before = dict(plt.rcParams)
     figures.histogram(shown[2])
     assert dict(plt.rcParams) == before and not plt.get_fignums()
+
+
+def test_a_lesion_is_outlined_so_that_it_is_seen_on_images_and_on_maps():
+    import matplotlib.pyplot as plt
+    import numpy as np
+    from matplotlib.colors import to_rgb
+
+    from nblib.figures.style import outline, show_map
+
+    figure, axes = plt.subplots()
+    plt.close(figure)
+    show_map(axes, np.ones((8, 8)), 1)  # viridis' yellow
+    mask = np.zeros((8, 8), bool)
+    mask[2:5, 3:6] = True
+    outline(axes, mask)
+    outer, inner = [tuple(c.get_edgecolor()[0, :3]) for c in axes.collections]
+    assert outer == to_rgb("black") and inner == to_rgb("white")
+    assert axes.collections[0].get_linewidth()[0] > axes.collections[1].get_linewidth()[0]

@@ -375,7 +375,9 @@ def test_the_table_of_costs_is_written_with_the_device_that_was_measured(make_se
 
     dataset = datasets.load(make_set("priced"))
     results = [store.of(runs.run("mean_image", dataset, "smoke", seed)) for seed in (0, 1)]
-    row = costs.write_costs(results).iloc[0]
-    assert row["seconds"] == np.mean([r.metrics["seconds"] for r in results])
+    rows = costs.cost_table(results)
+    assert rows["seconds"][0] == np.mean([r.metrics["seconds"] for r in results])
+    printed = costs.write_costs(rows, results)
+    assert printed["training s"][0] == f"{rows['seconds'][0]:.0f}" and "MFLOP" in printed.columns[3]
     words = (project_root / "figures" / "priced" / "smoke" / "cost.md").read_text()
     assert results[0].config["device"] in words

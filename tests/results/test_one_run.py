@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -91,3 +92,10 @@ def test_a_variant_is_shown_beside_those_of_its_controls_that_are_finished(make_
     shown = list(one_run.beside(run, runs.made_beside(run, dataset)).index)
     assert shown[2:] == ["sagan", "sagan_attention", "sagan_rope"]
     assert shown[:2] == ["known_against_unlabeled *", "pretrained_logistic"]
+
+
+def test_no_note_is_too_long_for_a_table(make_set):
+    dataset = datasets.load(make_set("noted"))
+    run = runs.run("mean_image", dataset, "smoke")
+    numbers = one_run.numbers(run)
+    assert len(numbers) and numbers["note"].str.len().max() < pd.get_option("max_colwidth")

@@ -149,6 +149,9 @@ def test_runs_at_other_ratios_are_variants_and_their_table_is_kept(make_set):
     assert list(table["percent"]) == [0, 100] and (table["seeds"] == 1).all()
     test = run.test
     assert np.isclose(table["auc"].iloc[1], roc_auc_score(test["label"], test["score"]))
+    low, high = run.metrics["auc_interval"]  # of the same patients, resampled in the same way
+    assert np.allclose(table.loc[1, ["auc_low", "auc_high"]].astype(float), [low, high])
+    assert (table["ap_low"] < table["ap"]).all() and (table["ap"] < table["ap_high"]).all()
     with pytest.raises(FileNotFoundError, match="make figures"):
         store.collect("mixed", "smoke")  # they are no base runs
     base = runs.run("known_against_unlabeled", datasets.load(folder), "smoke")

@@ -160,7 +160,7 @@ def test_the_explorer_in_jupyterlab(page, root, tmp_path):
     before = folder_digest(root / "data" / "runs")
     explorer, alone = page.locator(".nblib").first, page.locator(".nblib").nth(-2)
     about = page.locator(".nblib p").first
-    assert "ganomaly on phantom (drawn, no patients), smoke, seed 0" in about.inner_text()
+    assert "ganomaly on phantom (drawn), smoke, seed 0" in about.inner_text()
 
     # Another method.
     shown = picture(page, "heat map")
@@ -275,12 +275,12 @@ def test_a_training_in_another_process_shows_up_and_is_followed(page, root, monk
 
     with pytest.raises(Stopped):
         loop.fit(model, dataset.hold_out(0), 0, here / "checkpoint.pt", watch=stop)
-    page.get_by_text("alocc on phantom (drawn, no patients), smoke, seed 0: step 4 of 8").wait_for()
+    page.get_by_text("alocc on phantom (drawn), smoke, seed 0: step 4 of 8").wait_for()
     curves = page.locator(".nblib").last.locator("img")
     before = curves.get_attribute("src")
     shutil.rmtree(here)
     runs.run("alocc", dataset, "smoke")
-    page.get_by_text("alocc on phantom (drawn, no patients), smoke, seed 0 has finished").wait_for()
+    page.get_by_text("alocc on phantom (drawn), smoke, seed 0 has finished").wait_for()
     changed(page, lambda: curves.get_attribute("src"), before)
 
     # It can now be chosen above.
