@@ -215,12 +215,13 @@ VALUES = st.recursive(
 
 
 def listed_in(split):
-    """All names of a split; only the list of test images may be empty, and only as a whole."""
+    """All names of a split; those of test and unlabeled images may be empty, but as a whole."""
     lists = [split["train"]["0"]]
     for part in (split["train"]["unlabeled"], split["test"]):
         lists += [part] if isinstance(part, list) else [part["0"], part["1"]]
     assert all(isinstance(names, list) for names in lists)
-    assert all(names or names is split["test"] for names in lists)
+    may_be_empty = split["test"], split["train"]["unlabeled"]
+    assert all(names or any(names is whole for whole in may_be_empty) for names in lists)
     return [name for names in lists for name in names]
 
 
