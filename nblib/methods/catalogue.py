@@ -13,6 +13,7 @@ from nblib.methods.alad import ALAD
 from nblib.methods.alocc import ALOCC
 from nblib.methods.anogan import AnoGAN
 from nblib.methods.brainomaly import Brainomaly
+from nblib.methods.brainomaly_features import BrainomalyFeatures, PatchFisher
 from nblib.methods.directions import fisher, logistic
 from nblib.methods.encodings import (
     Alibi2d,
@@ -50,6 +51,7 @@ FAMILIES = {
     "pretrained": Family("s", "#7b3294", None),
     "GAN, known normals": Family("v", "#d55e00", "one class"),
     "GAN, the mix as well": Family("o", "#de8f05", "translation"),
+    "GAN, features": Family("h", "#b2182b", "features"),
     "SAGAN, place codes": Family("^", "teal", "translation"),
     "SAGAN, attention": Family("<", "crimson", "translation"),
     "SAGAN, Swin": Family("*", "#56b4e9", "translation"),
@@ -200,6 +202,11 @@ METHODS = {
         partial(PretrainedLinear, directions=(logistic, fisher)),
         "pretrained", "#101060", "03_pretrained_features", "the mean of both",
     ),
+    "patch_fisher": Entry(
+        PatchFisher,
+        "pretrained", "#7fb8d9", "03_pretrained_features",
+        "Fisher's direction at each place, whitened by places of the known normals",
+    ),
     "healthygan": Entry(
         HealthyGAN,
         "GAN, the mix as well", "#0173b2", "20_healthygan",
@@ -208,6 +215,11 @@ METHODS = {
     "brainomaly": Entry(
         Brainomaly,
         "GAN, the mix as well", "#de8f05", "21_brainomaly", "Brainomaly (2024): an additive map",
+    ),
+    "brainomaly_features": Entry(
+        BrainomalyFeatures,
+        "GAN, features", "#b2182b", "23_brainomaly_features",
+        "Brainomaly's additive map on whitened features", ("brainomaly", "patch_fisher"),
     ),
     "sagan": Entry(
         SAGAN,

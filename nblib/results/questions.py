@@ -23,6 +23,8 @@ def _each(methods: str, against: str) -> tuple[tuple[str, str], ...]:
 THESIS = "the thesis' question"
 """The family of the encodings and of Swin, each against its control."""
 
+GAN_ON_FEATURES = "GANs on features"
+
 QUESTIONS = (
     Question(
         "Do other place codes help, as the thesis builds them?",
@@ -81,6 +83,16 @@ QUESTIONS = (
         "features",
     ),
     Question(
+        "Is it the GAN, or the whitening?",
+        _each("brainomaly_features", "patch_fisher"),
+        GAN_ON_FEATURES,
+    ),
+    Question(
+        "Is a GAN on features better than features alone, and than a GAN on pixels?",
+        (("brainomaly_features", "pretrained_mean"), ("brainomaly_features", "brainomaly")),
+        GAN_ON_FEATURES,
+    ),
+    Question(
         "Do the published codes tell places?",
         _each("sagan sagan_learned sagan_sinusoidal", "sagan_no_place"),
         "where place decides",
@@ -121,6 +133,8 @@ KNOWN = {
     "inside SAGAN": "one seed on the set nih",
     "GANs and others": "results on the committed sets: it is exploratory",
     "where place decides": "the first two of its runs",
+    GAN_ON_FEATURES: "a trial of its methods on nih, kermany and fundus_dr with other seeds, and "
+    "one seed on nih",
     "features": "some hundred variants, tried while looking at test labels of the sets nih, "
     "kermany and fundus_dr: on these its intervals flatter",
 }

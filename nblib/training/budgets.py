@@ -36,21 +36,26 @@ BUDGETS = {
     "smoke": {
         "translation": _TRANSLATION | _TINY | dict(critic_width=4),
         "one class": _ONE_CLASS | _TINY,
+        "features": _TINY,
     },
     "quick": {
         "translation": _QUICK,
         "one class": _ONE_CLASS | dict(steps=200),
+        "features": {},
     },
     # Of the set `places`, see the notebook 37_where_place_decides.
     "places": {
         "translation": _QUICK | dict(batch_size=8, steps=600),
         "one class": _ONE_CLASS | dict(steps=200),
+        "features": {},
     },
     "laptop": {
         "translation": _TRANSLATION | dict(steps=600),
         "one class": _ONE_CLASS | dict(steps=800),
+        "features": {},
     },
-    "thesis": {"translation": {}, "one class": {}},
+    # What trains on features has one length, but in tests.
+    "thesis": {"translation": {}, "one class": {}, "features": {}},
 }
 """By the column that a family `trains` by (see the catalogue): the same for all its methods.
 

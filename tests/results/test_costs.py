@@ -157,7 +157,10 @@ def test_the_parameters_of_the_networks_are_all_that_are_trained(name):
 @pytest.mark.parametrize("name", [n for n in TRAINED if n != "anogan"])
 def test_training_with_an_image_costs_more_than_scoring_it(name):
     found = numbers(smoke(name))
-    assert 0 < 2 * found[SCORING] < found[TRAINING]
+    if METHODS[name].kind.encode is None:
+        assert 0 < 2 * found[SCORING] < found[TRAINING]
+    else:  # encoded once, before the training
+        assert 0 < found[TRAINING] < found[SCORING]
 
 
 @pytest.mark.parametrize("name", CLOSED)

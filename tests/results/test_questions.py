@@ -15,7 +15,7 @@ def test_a_set_is_asked_about_known_methods_and_about_each_pair_once(data):
 
 def test_a_set_with_questions_of_its_own_is_asked_no_others():
     assert set(questions.pairs_of("places")) == {"where place decides"}
-    families = {questions.THESIS, "inside SAGAN", "GANs and others", "features"}
+    families = {questions.THESIS, "inside SAGAN", "GANs and others", "features", "GANs on features"}
     assert set(questions.pairs_of("nih")) == families
     asked = questions.asked_of("nih") + questions.asked_of("places")
     assert sorted(asked) == sorted(questions.QUESTIONS)
