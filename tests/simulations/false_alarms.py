@@ -107,6 +107,7 @@ def cell(images, seeds, spread, times, resamples, jobs=-1):
     equal = parallel(delayed(told)(seed, *given, MARGIN) for seed in range(times))
     alarm, error = np.mean(alarms, 0)
     return {
+        "pairs": len(PAIRS),
         "images a class": images,
         "seeds": seeds,
         "spread of the seeds' deviation": spread,
