@@ -26,8 +26,6 @@ makes, Snakemake, the page that shows it; `python -m nblib` is the one command l
 import os
 import sys
 
-from threadpoolctl import threadpool_limits
-
 
 def _one_thread() -> None:
     """A process computes with one thread, in a notebook as in a batch.
@@ -37,6 +35,8 @@ def _one_thread() -> None:
     """
     if "OMP_NUM_THREADS" in os.environ:
         return
+    from threadpoolctl import threadpool_limits
+
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
     threadpool_limits(1)  # of what is loaded, and has read them

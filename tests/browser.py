@@ -3,8 +3,14 @@
 import contextlib
 import shutil
 
+import pytest
+
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+in_a_browser = pytest.mark.skipif(
+    not BROWSER, reason="no chromium, chromium-browser or google-chrome on the PATH"
 )
 
 

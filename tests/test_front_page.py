@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from browser import BROWSER, opened
+from browser import in_a_browser, opened
 from nblib import front_page, plan
 from nblib.front_page import DONE, FAILED, RUNNING, WAITING, FrontPage
 
@@ -114,9 +114,7 @@ def test_a_run_without_numbers_has_none(tmp_path, text):
     assert front_page.number(file) == front_page.number(tmp_path / "none") == ""
 
 
-@pytest.mark.skipif(
-    not BROWSER, reason="no chromium, chromium-browser or google-chrome on the PATH"
-)
+@in_a_browser
 @pytest.mark.parametrize("width", [400, 1400])
 def test_it_fits_the_window_and_asks_for_nothing_from_elsewhere(pages, width):
     for page in list(pages.values())[:9]:

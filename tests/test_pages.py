@@ -5,7 +5,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from browser import BROWSER, opened
+from browser import in_a_browser, opened
 from nblib.pages import LIVE, write_page
 
 COMMITTED = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -52,9 +52,7 @@ def test_nothing_in_it_leads_to_a_script_or_style_elsewhere(page):
     assert re.findall(r"<(?:script|img|iframe)[^>]* src=|<link[^>]* href=|import\(", text) == []
 
 
-@pytest.mark.skipif(
-    not BROWSER, reason="no chromium, chromium-browser or google-chrome on the PATH"
-)
+@in_a_browser
 def test_a_browser_asks_for_nothing_but_the_page_and_draws_its_formulas(page):
     with opened(page.as_uri()) as (shown, asked):
         shown.wait_for_timeout(300)

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import rotate
 from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score
 
 from nblib import metrics
 from nblib.data import datasets
@@ -349,12 +348,6 @@ def ratios(data: str, budget: str) -> pd.DataFrame:
         labels, patients, methods = tables.resampled(of)
         for method, found in methods.items():
             row = {"method": method, "percent": int(percent.removeprefix("ratio"))}
-            precision = np.mean([average_precision_score(labels, s) for s in found.scores])
-            for name, value, drawn in (
-                ("auc", found.area.mean(), found.auc.mean(0)),
-                ("ap", precision, found.ap.mean(0)),
-            ):
-                low, high = metrics.bounded_interval(value, drawn, labels, patients)
-                row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            row |= tables.with_intervals(found, labels, patients)
             rows.append(row | {"abnormal": labels.mean(), "seeds": len(found.area)})
     return pd.DataFrame(rows).sort_values(["method", "percent"], kind="stable")

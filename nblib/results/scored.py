@@ -87,7 +87,8 @@ def write_scored(
     tables, layers = [], []
     for run in asked:
         found = report.Layers(run)
-        tables.append(scoring.table(source, run, map(found.noted, scoring.seen(files, run))))
+        seen = map(found.noted, scoring.seen(files, run))
+        tables.append(scoring.table(files, source, run, seen))
         layers.append(found)
     table = joined(tables, asked)
     _write_table(table, asked, out)

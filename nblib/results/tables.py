@@ -88,24 +88,17 @@ def table(results: list[Result]) -> pd.DataFrame:
     rows = []
     for method, found in methods.items():
         own = [r for r in results if r.config["method"] == method]
-        area = np.mean(found.area)
-        precision = np.mean([average_precision_score(labels, v) for v in found.scores])
-        auc_low, auc_high = metrics.bounded_interval(area, found.auc.mean(0), labels, patients)
-        ap_low, ap_high = metrics.bounded_interval(precision, found.ap.mean(0), labels, patients)
         row = {
             "method": method,
             "uses": entry(method).uses,
             "reference": method in REFERENCES.values(),
             "seeds": len(own),
             "precision": ", ".join(store.precisions(own)),
-            "auc": area,
-            "auc_low": auc_low,
-            "auc_high": auc_high,
-            "auc_seed_sd": np.std(found.area, ddof=1) if len(own) > 1 else np.nan,
-            "ap": precision,
-            "ap_low": ap_low,
-            "ap_high": ap_high,
         }
+        areas = with_intervals(found, labels, patients)
+        row |= {name: areas.pop(name) for name in ("auc", "auc_low", "auc_high")}
+        row["auc_seed_sd"] = np.std(found.area, ddof=1) if len(own) > 1 else np.nan
+        row |= areas
         at_90 = [metrics.decisions(r.scores, 0.9) for r in own]
         at_95 = [metrics.decisions(r.scores, 0.95) for r in own]
         row |= {f"{name}_at_90": _mean(at_90, name) for name in ("sensitivity", "specificity")}
@@ -114,6 +107,16 @@ def table(results: list[Result]) -> pd.DataFrame:
         row |= {name: _mean(numbers, name) for name in COST}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def with_intervals(found: Resampled, labels: np.ndarray, patients: np.ndarray) -> dict[str, float]:
+    """auc and ap, means over a method's runs; *_low, *_high: the 95 % interval over patients."""
+    precision = np.mean([average_precision_score(labels, v) for v in found.scores])
+    row = {}
+    for name, value, drawn in (("auc", found.area.mean(), found.auc), ("ap", precision, found.ap)):
+        low, high = metrics.bounded_interval(value, drawn.mean(0), labels, patients)
+        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return row
 
 
 LOCALISATION_WORDS = {

@@ -41,10 +41,13 @@ def score(source: str | Path, run: Run | str | Path) -> pd.DataFrame:
     `table`. Raises FileNotFoundError where there is no such run, no such folder, or no image in it.
     """
     run = finished_run(run)
-    return table(source, run, seen(files_in(source), run))
+    files = files_in(source)
+    return table(files, source, run, seen(files, run))
 
 
-def table(source: str | Path, run: Run, found: Iterable[Seen | ImageError]) -> pd.DataFrame:
+def table(
+    files: list[Path], source: str | Path, run: Run, found: Iterable[Seen | ImageError]
+) -> pd.DataFrame:
     """What a run found in the files of a source, in their order, a row an image.
 
     Columns: image (its path in the folder), score (larger = more abnormal), percentile (0 to 100,
@@ -52,7 +55,7 @@ def table(source: str | Path, run: Run, found: Iterable[Seen | ImageError]) -> p
     95 % specificity, '' where too few normals are held out for one), problem (why a file could not
     be scored). Labels play no part.
     """
-    files, source = files_in(source), Path(source).expanduser()
+    source = Path(source).expanduser()
     folder = source.parent if source.is_file() else source
     rows = [(np.nan, of.why) if isinstance(of, ImageError) else (of.score, "") for of in found]
     rows = pd.DataFrame(rows, columns=["score", "problem"])

@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browser import BROWSER, opened
+from browser import in_a_browser, opened
 from nblib.results import report, scored
 from nblib.training import runs
 
-in_a_browser = pytest.mark.skipif(
-    not BROWSER, reason="no chromium, chromium-browser or google-chrome on the PATH"
-)
 NASTY = "=cmd() <b>&'\"; x.png"
 
 

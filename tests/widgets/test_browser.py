@@ -19,7 +19,7 @@ from pathlib import Path
 import papermill
 import pytest
 
-from browser import BROWSER
+from browser import BROWSER, in_a_browser
 from files import folder_digest
 from nblib.data import datasets
 from nblib.methods.catalogue import METHODS
@@ -29,9 +29,7 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "60_explore.ipynb"
 PATIENCE = 60_000
 """Milliseconds to wait for what comes at once where nothing else runs."""
 
-pytestmark = pytest.mark.skipif(
-    not BROWSER, reason="no chromium, chromium-browser or google-chrome on the PATH"
-)
+pytestmark = in_a_browser
 
 
 @pytest.fixture(scope="module")
