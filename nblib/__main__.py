@@ -24,7 +24,7 @@ def _score(given: argparse.Namespace) -> None:
         raise ValueError("Name the runs to score with (--run), or a set and take its own (--set).")
     asked = [finished_run(run) for run in given.run or ()]
     asked = asked or scored.of_set(given.set, given.budget)
-    table, out = scored.write_scored(given.images, asked, given.out)
+    table, asked, out = scored.write_scored(given.images, asked, given.out)
     print(scored.summary(table, asked))
     print(f"Written to {out}: scores.csv, pictures, and report.html for a browser.")
     print("This is research software, no medical device.")

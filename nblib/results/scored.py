@@ -1,6 +1,6 @@
 """Finished runs and any images -> a folder: a table, what it means in words, pictures, a page."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,44 +57,45 @@ def recommended(dataset: Dataset) -> tuple[str, ...]:
 
 def made(
     dataset: Dataset, methods: Iterable[str], budget: str, seed: int, precision: str = ""
-) -> list[Run]:
-    """The finished runs of some methods, made where they are missing."""
-    return [runs.run(name, dataset, budget, seed, precision=precision) for name in methods]
+) -> Iterator[Run]:
+    """The finished runs of some methods, each made, where it is missing, when it is asked for."""
+    return (runs.run(name, dataset, budget, seed, precision=precision) for name in methods)
 
 
-def of_set(name: str, budget: str, seed: int = 0) -> list[Run]:
-    """The runs of the `recommended` methods on a set, made where they are missing: in seconds."""
+def of_set(name: str, budget: str, seed: int = 0) -> Iterator[Run]:
+    """The runs of the `recommended` methods on a set, as `made` makes them: in seconds each."""
     dataset = datasets.load(name)
     return made(dataset, recommended(dataset), budget, seed)
 
 
 def write_scored(
-    source: str | Path, asked: list[Run | str | Path], out: str | Path | None = None
-) -> tuple[pd.DataFrame, Path]:
+    source: str | Path, asked: Iterable[Run | str | Path], out: str | Path | None = None
+) -> tuple[pd.DataFrame, list[Run], Path]:
     """Score a folder of images, or one image, by finished runs of one set.
 
     The first run is the one to trust: score, percentile and decision are its. Leaves in `out` (by
     default `data/scored/<folder>-by-<set>`, of a set's own images `data/scored/<set>`) scores.csv,
-    README.txt, pictures/ and report.html, the table as soon as it stands; an earlier result there
-    is replaced. Returns table and folder.
+    README.txt, pictures/ and report.html; an earlier result there is replaced. The table is there
+    as soon as the first run has scored, before the next is asked for, and grows. Returns table,
+    runs and folder.
 
     Raises FileNotFoundError where there is no such run or image, or `out` is taken by others.
     """
-    asked = [scoring.finished_run(run) for run in asked]
     files = scoring.files_in(source)
-    out = Path(out).expanduser() if out else _folder(source, asked[0])
-    _must_be_ours(out)
-    tables, layers = [], []
-    for run in asked:
-        found = report.Layers(run)
-        seen = map(found.noted, scoring.seen(files, run))
+    found, tables, layers = [], [], []
+    for run in map(scoring.finished_run, asked):
+        if not found:
+            out = Path(out).expanduser() if out else _folder(source, run)
+            _must_be_ours(out)
+        layers.append(report.Layers(run))
+        seen = map(layers[-1].noted, scoring.seen(files, run))
         tables.append(scoring.table(files, source, run, seen))
-        layers.append(found)
-    table = joined(tables, asked)
-    _write_table(table, asked, out)
-    say(f"{out / 'scores.csv'}: written; now the pictures")
-    report.write(table, files, asked, layers, out, predictive(asked[0]))
-    return table, out
+        found.append(run)
+        table = joined(tables, found)
+        _write_table(table, found, out)
+        say(f"{out / 'scores.csv'}: written, by {run.config['method']}")
+    report.write(table, files, found, layers, out, predictive(found[0]))
+    return table, found, out
 
 
 def joined(tables: list[pd.DataFrame], asked: list[Run]) -> pd.DataFrame:

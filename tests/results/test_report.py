@@ -37,7 +37,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def out(run, source, tmp_path):
-    return scored.write_scored(source, [run], tmp_path / "out")[1]
+    return scored.write_scored(source, [run], tmp_path / "out")[-1]
 
 
 def data_of(out):
@@ -80,7 +80,7 @@ def test_many_pictures_lie_beside_the_page_and_are_no_part_of_it(
     run, source, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(report, "EMBEDDED", 1000)
-    _, out = scored.write_scored(source, [run], tmp_path / "out")
+    *_, out = scored.write_scored(source, [run], tmp_path / "out")
     for row in data_of(out)[:-1]:
         assert (out / row["shown"]).stat().st_size and (out / row["map"]).stat().st_size
         assert row["thumbnail"].startswith("data:")
@@ -98,7 +98,7 @@ def test_a_name_is_text_wherever_it_stands(out):
 @pytest.mark.parametrize("embedded", [10**8, 1000])
 def test_a_reader_filters_looks_marks_and_saves(run, source, tmp_path, monkeypatch, embedded):
     monkeypatch.setattr(report, "EMBEDDED", embedded)
-    _, out = scored.write_scored(source, [run], tmp_path / "out")
+    *_, out = scored.write_scored(source, [run], tmp_path / "out")
     rows = data_of(out)
     with opened((out / "report.html").as_uri()) as (page, asked):
         cards = page.locator(".card")

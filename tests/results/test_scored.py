@@ -20,13 +20,13 @@ from nblib.training import runs, scoring
 @pytest.fixture(scope="module")
 def made(own_set):
     """Two finished runs of one set, and the set."""
-    return scored.made(own_set, ("nearest_normals", "pca16"), "smoke", 0), own_set
+    return list(scored.made(own_set, ("nearest_normals", "pca16"), "smoke", 0)), own_set
 
 
 def test_it_leaves_a_table_most_conspicuous_first_and_says_what_its_columns_are(made, tmp_path):
     asked, dataset = made
     images = dataset.folder / "images"
-    table, out = scored.write_scored(images, asked[:1], tmp_path / "out")
+    table, _, out = scored.write_scored(images, asked[:1], tmp_path / "out")
     written = pd.read_csv(out / "scores.csv", keep_default_na=False)
     assert list(written) == scored.COLUMNS and len(written) == len(list(images.iterdir()))
     assert (np.diff(written["score"]) <= 0).all()
@@ -47,7 +47,7 @@ def test_it_leaves_a_table_most_conspicuous_first_and_says_what_its_columns_are(
 
 def test_of_several_runs_the_first_decides_and_each_has_its_columns(made, tmp_path):
     asked, dataset = made
-    table, out = scored.write_scored(dataset.folder / "images", asked, tmp_path / "out")
+    table, _, out = scored.write_scored(dataset.folder / "images", asked, tmp_path / "out")
     for run in asked:
         of = scoring.score(dataset.folder / "images", run).set_index("image").loc[table["image"]]
         for what in ("score", "percentile"):
@@ -64,7 +64,7 @@ def test_a_damaged_file_is_in_the_table_and_has_no_picture(made, tmp_path):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     Image.new("L", (64, 40), 90).save(tmp_path / "in" / "deep" / "good.png")
     (tmp_path / "in" / "bad.png").write_bytes(b"no picture")
-    table, out = scored.write_scored(tmp_path / "in", asked, tmp_path / "out")
+    table, _, out = scored.write_scored(tmp_path / "in", asked, tmp_path / "out")
     assert table["image"].tolist() == ["deep/good.png", "bad.png"]
     assert table["problem"].tolist() == ["", "is no image."] and np.isnan(table["score"].iloc[1])
     assert "1 of 2 images scored" in scored.summary(table, asked)
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_in_the_table_and_has_no_picture(made, tmp_path):
 def test_an_earlier_result_is_replaced_whole_and_nothing_else_is_touched(made, tmp_path):
     asked, dataset = made
     Image.new("L", (64, 64)).save(tmp_path / "one.png")
-    _, out = scored.write_scored(dataset.folder / "images", asked[:1], tmp_path / "out")
+    *_, out = scored.write_scored(dataset.folder / "images", asked[:1], tmp_path / "out")
     scored.write_scored(tmp_path / "one.png", asked[:1], out)
     assert {f.name for f in (out / "pictures").iterdir()} == {"one.png.jpg", "one.png.panel.jpg"}
     assert len(pd.read_csv(out / "scores.csv")) == 1
@@ -127,6 +127,23 @@ def test_what_a_decision_means_follows_from_bayes():
         assert row["NPV"] == pytest.approx(cleared / (cleared + missed))
 
 
+def test_the_table_is_there_before_the_second_run_is_asked_for(made, tmp_path):
+    asked, dataset = made
+    columns = []
+
+    def one_by_one():
+        for run in asked:
+            yield run
+            columns.append(list(pd.read_csv(tmp_path / "out" / "scores.csv").columns))
+
+    scored.write_scored(dataset.folder / "images", one_by_one(), tmp_path / "out")
+    assert columns[0] == scored.COLUMNS
+    assert columns[1] == [
+        *columns[0],
+        *(f"{w} {m}" for m in ("nearest_normals", "pca16") for w in ("score", "percentile")),
+    ]
+
+
 def test_what_is_recommended_depends_on_what_is_at_hand(made, set_writer, tmp_path):
     _, dataset = made
     assert scored.recommended(dataset) == catalogue.RECOMMENDED
@@ -141,7 +158,7 @@ def test_what_is_recommended_depends_on_what_is_at_hand(made, set_writer, tmp_pa
         folders.prepare(folder, "alone")
     alone = datasets.load(folders.prepare(folder, "alone", unlabeled="none"))
     assert len(alone.unlabeled) == len(alone.test) == 0 and len(alone.normal) == 60
-    (run,) = asked = scored.made(alone, scored.recommended(alone), "smoke", 0)
+    (run,) = asked = list(scored.made(alone, scored.recommended(alone), "smoke", 0))
     assert run.config["method"] == "pretrained_knn" and len(run.held_out) == 20
     assert "known normals alone" in scored.advice(asked, alone)
     assert list(scored.agreement(asked, alone).columns) == [
@@ -164,7 +181,7 @@ def test_which_to_trust_is_said_with_what_the_real_sets_showed(made):
 
 def test_what_is_looked_at_first_was_called_normal_by_nobody(made, tmp_path):
     asked, dataset = made
-    table, _ = scored.write_scored(dataset.folder / "images", asked[:1], tmp_path / "out")
+    table, *_ = scored.write_scored(dataset.folder / "images", asked[:1], tmp_path / "out")
     first = scored.first_to_look_at(table, dataset, 5)
     assert len(first) == 5 and set(first["part"]) <= {"unlabeled", "test"}
     others = table[~table["image"].isin(dataset.normal.names)]
