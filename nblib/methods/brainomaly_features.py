@@ -16,10 +16,10 @@ from nblib.data.batches import Batch, flipped
 from nblib.methods.losses import wasserstein
 from nblib.methods.method import Detection
 from nblib.methods.pretrained import Pretrained, widths
+from nblib.methods.sagan_features import GatedSpec
 
 SHRINKAGE = 0.1
 """How far a covariance of features is drawn towards the identity before it is inverted."""
-
 
 SIDE = 7
 """Places along a side of a map of features."""
@@ -107,24 +107,40 @@ class PlaceCritic(nn.Module):
             return self.last(leaky_relu(self.second(h), 0.2)).mean((1, 2, 3))
 
 
+def plain_map(channels: int, width: int) -> nn.Sequential:
+    """G of three convolutions (B, channels, h, w) -> the same, which begins as zero."""
+    last = nn.Conv2d(width, channels, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(width, width, 3, 1, 1),
+        nn.LeakyReLU(0.2),
+        last,
+    )
+
+
 class BrainomalyFeatures(Pretrained):
     """x' = x + G(x) on whitened features; the score is the mean of |G(x)|, the map its mean over
     channels.
 
-    G begins as zero. model, pixels, enlarge: see `Pretrained`; width: channels of both networks
-    inside; lambda_id: weight of |G(n)| of known normals n (nothing is asked of the mix);
+    G begins as zero. model, pixels, enlarge: see `Pretrained`; side: places along a side of its
+    maps; gated: SAGAN's generator as G, in place of three convolutions; width: channels of both
+    networks inside; lambda_id: weight of |G(n)| of known normals n (nothing is asked of the mix);
     lambda_gp: of the gradient penalty; flips: whether features are mirrored at random; lr: Adam's
     rate; steps: critic steps, two for each of G; decay: see `loop.rate_factor`.
     """
 
     needs = ("normal", "unlabeled")
-    side = SIDE
 
     def __init__(
         self,
         model: str = "tf_efficientnet_lite0",
         pixels: int = 224,
         enlarge: bool = False,
+        side: int = SIDE,
+        gated: GatedSpec | None = None,
         width: int = 64,
         lambda_id: float = 10.0,
         lambda_gp: float = 10.0,
@@ -135,17 +151,11 @@ class BrainomalyFeatures(Pretrained):
         decay: float = 1.0,
     ):
         super().__init__(model, pixels, enlarge)
+        self.side = side
         self.white = Whitening(widths(model))
         channels = sum(self.white.depths)
-        self.G = nn.Sequential(
-            nn.Conv2d(channels, width, 1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, width, 3, 1, 1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, channels, 1),
-        )
-        nn.init.zeros_(self.G[-1].weight)
-        nn.init.zeros_(self.G[-1].bias)
+        self.G = gated.made(channels, width, side) if gated else plain_map(channels, width)
+        self.known_zeros = tuple(f"G.{zero}" for zero in getattr(self.G, "known_zeros", ()))
         self.D = PlaceCritic(channels, width)
         self.lambda_id, self.lambda_gp, self.flips = lambda_id, lambda_gp, flips
         self.lr, self.batch_size, self.steps, self.decay = lr, batch_size, steps, decay

@@ -18,6 +18,7 @@ from nblib.methods.directions import fisher, logistic
 from nblib.methods.encodings import (
     Alibi2d,
     AttentionSpec,
+    BinaryCode,
     LearnedPlace,
     NoPosition,
     RelativeBias,
@@ -30,6 +31,7 @@ from nblib.methods.layers import ClosedGate, OpenGate, PlacedBehindNorm
 from nblib.methods.method import Method
 from nblib.methods.pretrained import PretrainedKNN, PretrainedLinear
 from nblib.methods.sagan import SAGAN
+from nblib.methods.sagan_features import GatedSpec
 from nblib.methods.swin import SwinEncoder, swin_decoder
 from nblib.progress import say
 
@@ -104,6 +106,9 @@ _sinusoidal = partial(SAGAN, place=Sinusoidal2d, critic_place=Sinusoidal2d, adde
 _learned = partial(SAGAN, place=LearnedPlace, critic_place=LearnedPlace)
 _whole = partial(SAGAN, grid=1, place=None)
 _WHOLE = ("sagan", "sagan_whole", "sagan_attention")
+
+# On features nothing is cut, and maps are finer than the plain one's, to be halved once.
+_fine = partial(BrainomalyFeatures, side=14)
 
 METHODS = {
     # learn from nothing, or from known normals
@@ -220,6 +225,36 @@ METHODS = {
         BrainomalyFeatures,
         "GAN, features", "#b2182b", "23_brainomaly_features",
         "Brainomaly's additive map on whitened features", ("brainomaly", "patch_fisher"),
+    ),
+    "sagan_features": Entry(
+        partial(_fine, gated=GatedSpec()),
+        "GAN, features", "#d9603b", "24_sagan_features",
+        "SAGAN's generator with its gate on whitened features", ("brainomaly_features_14",),
+    ),
+    "brainomaly_features_14": Entry(
+        _fine,
+        "GAN, features", "#67001f", "24_sagan_features",
+        "Brainomaly's map at as many places", ("brainomaly_features",),
+    ),
+    "sagan_features_place": Entry(
+        partial(_fine, gated=GatedSpec(BinaryCode)),
+        "GAN, features", "#f4a582", "24_sagan_features",
+        "with SAGAN's place code", ("sagan_features",),
+    ),
+    "sagan_features_sinusoidal": Entry(
+        partial(_fine, gated=GatedSpec(Sinusoidal2d)),
+        "GAN, features", "#a8452c", "24_sagan_features",
+        "with sinusoidal place codes", ("sagan_features",),
+    ),
+    "sagan_features_attention": Entry(
+        partial(_fine, gated=GatedSpec(attention=AttentionSpec(NoPosition))),
+        "GAN, features", "#c9939f", "24_sagan_features",
+        "with attention", ("sagan_features",),
+    ),
+    "sagan_features_rope": Entry(
+        partial(_fine, gated=GatedSpec(attention=AttentionSpec(Rope2d))),
+        "GAN, features", "#8e5d6d", "24_sagan_features",
+        "with attention, and RoPE in it", ("sagan_features", "sagan_features_attention"),
     ),
     "sagan": Entry(
         SAGAN,

@@ -25,6 +25,26 @@ THESIS = "the thesis' question"
 
 GAN_ON_FEATURES = "GANs on features"
 
+GAN_ADDS = "what a GAN adds to features"
+
+BAR = "pretrained_mean"
+"""What a GAN is added to: the features that our tables rank first."""
+
+ADDED = {
+    "brainomaly_features": "patch_fisher",
+    "sagan_features": "patch_fisher",
+    "brainomaly": "known_against_unlabeled",
+    "sagan": "known_against_unlabeled",
+}
+"""GAN -> what is added in its place, so that any second score is not taken for a GAN's merit: the
+closed form on the same features, or the reference of its kind on the same pixels."""
+
+
+def with_features(method: str) -> str:
+    """The name of the sum of `BAR` and a method, see `sums`."""
+    return f"{BAR}+{method}"
+
+
 QUESTIONS = (
     Question(
         "Do other place codes help, as the thesis builds them?",
@@ -89,8 +109,36 @@ QUESTIONS = (
     ),
     Question(
         "Is a GAN on features better than features alone, and than a GAN on pixels?",
-        (("brainomaly_features", "pretrained_mean"), ("brainomaly_features", "brainomaly")),
+        (
+            ("brainomaly_features", "pretrained_mean"),
+            ("sagan_features", "pretrained_mean"),
+            ("brainomaly_features", "brainomaly"),
+        ),
         GAN_ON_FEATURES,
+    ),
+    Question(
+        "Do SAGAN's parts add to the plain map, where features are good?",
+        (
+            ("sagan_features", "brainomaly_features_14"),
+            ("sagan_features_place", "sagan_features"),
+            ("sagan_features_sinusoidal", "sagan_features"),
+            ("sagan_features_attention", "sagan_features"),
+            ("sagan_features_rope", "sagan_features_attention"),
+        ),
+        GAN_ON_FEATURES,
+    ),
+    Question(
+        "Does a GAN add to features?",
+        _each(" ".join(map(with_features, ADDED)), BAR),
+        GAN_ADDS,
+    ),
+    Question(
+        "And more than a second score that takes no GAN?",
+        tuple(
+            (with_features(gan), with_features(control))
+            for gan, control in ADDED.items()
+        ),
+        GAN_ADDS,
     ),
     Question(
         "Do the published codes tell places?",
@@ -133,8 +181,9 @@ KNOWN = {
     "inside SAGAN": "one seed on the set nih",
     "GANs and others": "results on the committed sets: it is exploratory",
     "where place decides": "the first two of its runs",
-    GAN_ON_FEATURES: "a trial of its methods on nih, kermany and fundus_dr with other seeds, and "
-    "one seed on nih",
+    GAN_ON_FEATURES: "a trial of the maps at 7 x 7 places on nih, kermany and fundus_dr with other "
+    "seeds, and one seed on nih",
+    GAN_ADDS: "sums with two GANs on pixels, by ranks, on nih and fundus_dr",
     "features": "some hundred variants, tried while looking at test labels of the sets nih, "
     "kermany and fundus_dr: on these its intervals flatter",
 }

@@ -36,7 +36,7 @@ BUDGETS = {
     "smoke": {
         "translation": _TRANSLATION | _TINY | dict(critic_width=4),
         "one class": _ONE_CLASS | _TINY,
-        "features": _TINY,
+        "features": _TINY | dict(width=16),  # 4 channels a head of attention
     },
     "quick": {
         "translation": _QUICK,
