@@ -21,7 +21,7 @@ from nblib.figures.style import (
     show_map,
     styled,
 )
-from nblib.methods.catalogue import FAMILIES, entry
+from nblib.methods.catalogue import FAMILIES, entry, parts
 from nblib.training.runs import Run
 
 
@@ -92,7 +92,7 @@ def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
         for row in rows.itertuples():
             told = np.isfinite(row.low) or row.answer == "not tested"
             marker, fill = ANSWERS[row.answer] if told else ONE_SEED
-            _interval_bar(axes, row.low, row.high, y, entry(row.method).colour)
+            _interval_bar(axes, row.low, row.high, y, entry(parts(row.method)[-1]).colour)
             edge = dict(mec="black", mew=0.9 if marker not in "x+1" else 1.4)
             axes.plot(row.difference, y, marker, ms=5, mfc=fill, **edge)
             places.append(y)

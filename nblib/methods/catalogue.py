@@ -339,6 +339,11 @@ def entry(method: str) -> Entry:
     return METHODS[method]
 
 
+def parts(method: str) -> list[str]:
+    """The methods of a sum, such as 'pretrained_mean+sagan' (see `results.sums`), or the method."""
+    return method.split("+")
+
+
 def order(method: str) -> int:
     """The place of a method in the catalogue, which is its place in every table."""
     return list(METHODS).index(method)

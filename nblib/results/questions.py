@@ -134,10 +134,7 @@ QUESTIONS = (
     ),
     Question(
         "And more than a second score that takes no GAN?",
-        tuple(
-            (with_features(gan), with_features(control))
-            for gan, control in ADDED.items()
-        ),
+        tuple((with_features(gan), with_features(control)) for gan, control in ADDED.items()),
         GAN_ADDS,
     ),
     Question(

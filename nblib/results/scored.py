@@ -15,6 +15,7 @@ from nblib.methods import catalogue
 from nblib.progress import say
 from nblib.results import report, store
 from nblib.results.questions import POOLED
+from nblib.results.sums import standardised
 from nblib.training import runs, scoring
 from nblib.training.runs import Run
 
@@ -122,9 +123,7 @@ def agreement(asked: list[Run], dataset: Dataset) -> pd.DataFrame:
     held = dataset.hold_out(asked[0].config["seed"], asked[0].config["held_out"]).held_unlabeled
     rows, scores = [], {}
     for run in asked:
-        of = run.scores.set_index("image")["score"]
-        spread = run.held_out.std() or 1.0
-        scores[run.config["method"]] = (of - run.held_out.mean()) / spread
+        scores[run.config["method"]] = standardised(run.scores)
     scores = pd.DataFrame(scores)
     part = asked[0].scores.set_index("image")["part"].reindex(scores.index)
     if len(asked) > 1:

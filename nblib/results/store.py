@@ -101,7 +101,9 @@ def one_set(results: list[Result], *same: str) -> None:
 
 def precisions(results: list[Result]) -> list[str]:
     """The precisions that some results were trained in, 'bf16' before 'fp32'; none if in none."""
-    trained = [r.config for r in results if budgets.trains(r.config["method"])]
+    trained = [
+        r.config for r in results if any(map(budgets.trains, catalogue.parts(r.config["method"])))
+    ]
     return sorted({config["precision"] for config in trained})
 
 

@@ -1,5 +1,7 @@
 """Results of all methods -> an answer to each question asked of a set, in a table and in words."""
 
+from itertools import chain
+
 import numpy as np
 import pandas as pd
 
@@ -19,6 +21,7 @@ from nblib.results.differences import (
 )
 from nblib.results.questions import KNOWN, asked_of, pairs_of
 from nblib.results.store import Result
+from nblib.results.sums import sums
 
 DIFFERS, WITHIN = "differs", "differs, but within the margin"
 EQUIVALENT, CANNOT_TELL, NOT_TESTED = "equivalent", "cannot tell", "not tested"
@@ -50,13 +53,15 @@ def answers(
     precision: what differs would be the processor as well as the method. Raises ValueError where
     results differ in set, budget or images.
     """
+    data = results[0].config["set"]
+    pairs = [pair for question in asked_of(data) for pair in question.pairs]
+    results = [*results, *sums(results, chain(*pairs))]
     labels, patients, methods = tables.resampled(results, resamples)
     precision_of = {
         name: store.precisions([r for r in results if r.config["method"] == name])
         for name in methods
     }
     rows, differences, tested = [], [], len(np.unique(patients))
-    data = results[0].config["set"]
     for question in asked_of(data):
         for pair in question.pairs:
             if not set(pair) <= set(methods):
