@@ -24,6 +24,9 @@ SHRINKAGE = 0.1
 SIDE = 7
 """Places along a side of a map of features."""
 
+LEVELS = "fine", "middle", "coarse"
+"""The three depths, as the scores of each are called."""
+
 
 class Whitening(nn.Module):
     """Encodings (B, c, h, w), whitened by places of known normals; as they are before `fit`.
@@ -61,7 +64,8 @@ class PatchFisher(Pretrained):
 
     In whitened features it is the difference between the mean of the mix and that of the known
     normals; each depth counts with the deviation 1 that it has along it over places of known
-    normals. The score is the mean over places, the map what of it is above 0.
+    normals. The score is the mean over places, the map what of it is above 0. Beside it the mean
+    without its sign, and that of each depth alone.
     """
 
     needs = ("normal", "unlabeled")
@@ -87,8 +91,12 @@ class PatchFisher(Pretrained):
         self.keep(weight=torch.cat(weights))
 
     def detect(self, x: Tensor) -> Detection:
-        along = (self.white(x) * self.weight[:, None, None]).sum(1)
-        return Detection({"along": along.mean((1, 2))}, along.clamp_min(0))
+        weighted = self.white(x) * self.weight[:, None, None]
+        along = weighted.sum(1)
+        scores = {"along": along.mean((1, 2)), "unsigned": along.abs().mean((1, 2))}
+        depths = weighted.split(self.white.depths, 1)
+        scores |= {level: w.sum(1).mean((1, 2)) for level, w in zip(LEVELS, depths, strict=True)}
+        return Detection(scores, along.clamp_min(0))
 
 
 class PlaceCritic(nn.Module):
@@ -125,7 +133,7 @@ class BrainomalyFeatures(Pretrained):
     """x' = x + G(x) on whitened features; the score is the mean of |G(x)|, the map its mean over
     channels.
 
-    G begins as zero. model, pixels, enlarge: see `Pretrained`; side: places along a side of its
+    G begins as zero. Beside the score that of each depth's channels alone. model, pixels, enlarge: see `Pretrained`; side: places along a side of its
     maps; gated: SAGAN's generator as G, in place of three convolutions; width: channels of both
     networks inside; lambda_id: weight of |G(n)| of known normals n (nothing is asked of the mix);
     lambda_gp: of the gradient penalty; flips: whether features are mirrored at random; lr: Adam's
@@ -189,5 +197,8 @@ class BrainomalyFeatures(Pretrained):
         }
 
     def detect(self, x: Tensor) -> Detection:
-        map = self.G(self.white(x)).float().abs().mean(1)
-        return Detection({"change": map.mean((1, 2))}, map)
+        change = self.G(self.white(x)).float().abs()
+        depths = change.split(self.white.depths, 1)
+        scores = {"change": change.mean((1, 2, 3))}
+        scores |= {level: of.mean((1, 2, 3)) for level, of in zip(LEVELS, depths, strict=True)}
+        return Detection(scores, change.mean(1))
