@@ -133,11 +133,13 @@ class BrainomalyFeatures(Pretrained):
     """x' = x + G(x) on whitened features; the score is the mean of |G(x)|, the map its mean over
     channels.
 
-    G begins as zero. Beside the score that of each depth's channels alone. model, pixels, enlarge: see `Pretrained`; side: places along a side of its
-    maps; gated: SAGAN's generator as G, in place of three convolutions; width: channels of both
-    networks inside; lambda_id: weight of |G(n)| of known normals n (nothing is asked of the mix);
-    lambda_gp: of the gradient penalty; flips: whether features are mirrored at random; lr: Adam's
-    rate; steps: critic steps, two for each of G; decay: see `loop.rate_factor`.
+    G begins as zero. Beside the score stands that of the channels of each depth alone.
+
+    model, pixels, enlarge: see `Pretrained`; side: places along a side of its maps; gated: SAGAN's
+    generator as G, in place of three convolutions; width: channels of both networks inside;
+    lambda_id: weight of |G(n)| of known normals n (nothing is asked of the mix); lambda_gp: of the
+    gradient penalty; flips: whether features are mirrored at random; lr: Adam's rate; steps: critic
+    steps, two for each of G; decay: see `loop.rate_factor`.
     """
 
     needs = ("normal", "unlabeled")
