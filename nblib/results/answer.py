@@ -1,4 +1,4 @@
-"""The answer to the thesis' question, in six paragraphs, from the verdicts of all sets.
+"""The answer to the thesis' question, in seven paragraphs, from the verdicts of all sets.
 
 Each is made of `verdicts.answers` on the sets of patients, of `pooled.over_sets`, of the set
 `places`, whose truth is known, and of `robustness.moved`: nobody types a number or a conclusion.
@@ -10,7 +10,7 @@ import pandas as pd
 
 from nblib.files import root, write_json, written_whole
 from nblib.results import placement, pooled, robustness, store, verdicts
-from nblib.results.questions import THESIS
+from nblib.results.questions import BAR, GAN_ADDS, GAN_ON_FEATURES, QUESTIONS, THESIS
 
 PIXELS = 8
 """How far the shifted images are shifted of which the answer speaks."""
@@ -50,6 +50,7 @@ def answer(
         f"{'; '.join(helps)}.",
         f"**What cutting costs.** {_pair(tables, over, 'sagan_whole', 'sagan')}.{shifting}",
         f"**What attention alone does.** {_pair(tables, over, 'sagan_attention', 'sagan_whole')}.",
+        f"**What a GAN adds to features.** {_on_features(tables, over)}.",
         f"**What nobody can tell.** {_untold(_asked(pd.concat(tables.values())), average)}",
     ]
     return lines
@@ -68,6 +69,23 @@ def _pair(tables: dict[str, pd.DataFrame], over: pd.DataFrame, method: str, agai
             of = table.query("method == @method and against == @against")
             found += [f"{name} {_measured(row)}" for row in of.itertuples()]
     return f"`{method}` against `{against}`: " + ("; ".join(found) or "has not run")
+
+
+def _on_features(tables: dict[str, pd.DataFrame], over: pd.DataFrame) -> str:
+    """What training adds to the same features in closed form; and the largest difference from the
+    bar, of GANs on features and of sums, on each set.
+    """
+    best = []
+    for name, table in tables.items():
+        asked = table["family"].isin([GAN_ON_FEATURES, GAN_ADDS]) & (table["against"] == BAR)
+        of = table[asked].dropna(subset="low").sort_values("difference").tail(1)
+        best += [f"on {name} `{row.method}` {_measured(row)}" for row in of.itertuples()]
+    asked = [q for q in QUESTIONS if q.family in (GAN_ON_FEATURES, GAN_ADDS)]
+    many = sum(against == BAR for question in asked for _, against in question.pairs)
+    twins = _pair(tables, over, "brainomaly_features", "patch_fisher")
+    return f"{twins}. Of {many} GANs and sums the best against `{BAR}`: " + (
+        "; ".join(best) or "none has run"
+    )
 
 
 def _measured(row) -> str:

@@ -3,6 +3,7 @@
 Features alone, in closed form: nothing is trained, and all of it takes a pass over the images.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +19,12 @@ from nblib.data.datasets import Dataset
 from nblib.data.labels import load_labels
 from nblib.files import root, written_whole
 from nblib.methods import directions
+from nblib.methods.brainomaly_features import LEVELS
 from nblib.methods.catalogue import METHODS
 from nblib.methods.directions import fisher, fitted, logistic
 from nblib.methods.pretrained import widths
 from nblib.results import store
+from nblib.results.questions import POOLED
 from nblib.training import budgets
 from nblib.training.encoded import encode_all
 from nblib.training.loop import best_device
@@ -29,6 +32,8 @@ from nblib.training.runs import Run
 
 DIVISIONS = 20
 """How often all normal images are divided anew."""
+
+BY_DEPTH = "vertical_gradient", "patch_fisher", "brainomaly_features"
 
 METHOD = "pretrained_mean"
 """Whose features all of this is about, and whose directions."""
@@ -203,6 +208,27 @@ def studied(data: str | Path, budget: str) -> pd.DataFrame:
         if file.exists():
             return pd.read_csv(file)
     return pd.DataFrame()
+
+
+def by_depth(budget: str) -> pd.DataFrame:
+    """AUC of each depth alone on whitened features, a row a method and score, a column a set.
+
+    Means over the seeds, on the sets of patients; `score` is the method's own. Beside them the
+    roughness of an image, the simplest of all scores. Empty where none has run.
+    """
+    rows = []
+    for name in POOLED:
+        with contextlib.suppress(FileNotFoundError):
+            for result in store.collect(name, budget):
+                method, test = result.config["method"], result.test
+                shown = [s for s in ("score", "unsigned", *LEVELS) if s in test]
+                rows += [
+                    (method, score, name, metrics.auc(test["label"], test[score]))
+                    for score in shown * (method in BY_DEPTH)
+                ]
+    table = pd.DataFrame(rows, columns=["method", "score", "set", "AUC"])
+    table = table.groupby(["method", "score", "set"], sort=False)["AUC"].mean().unstack()
+    return table.reindex(columns=[name for name in POOLED if name in table])
 
 
 def summary(found: pd.DataFrame) -> pd.DataFrame:

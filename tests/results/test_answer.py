@@ -25,6 +25,10 @@ def of_patients(alibi=0.01, whole=0.03):
         (questions.THESIS, "sagan_swin", "sagan_whole", EQUIVALENT, 0.001),
         ("inside SAGAN", "sagan_whole", "sagan", CANNOT_TELL, whole),
         ("inside SAGAN", "sagan_attention", "sagan_whole", CANNOT_TELL, -0.004),
+        (questions.GAN_ON_FEATURES, "brainomaly_features", "patch_fisher", EQUIVALENT, 0.002),
+        (questions.GAN_ON_FEATURES, "brainomaly_features", questions.BAR, CANNOT_TELL, -0.01),
+        (questions.GAN_ADDS, "pretrained_mean+sagan", questions.BAR, CANNOT_TELL, alibi),
+        (questions.GAN_ADDS, "pretrained_mean+sagan", "pretrained_mean+x", CANNOT_TELL, 0.5),
     )
 
 
@@ -44,7 +48,7 @@ MOVED = pd.DataFrame(
 def test_each_paragraph_says_what_its_verdicts_say():
     tables = {"one": of_patients(), "other": of_patients(alibi=-0.015)}
     lines = answer.answer(tables, PLACES, {"one": MOVED})
-    acts, place, patients, cutting, attention, nobody = lines
+    acts, place, patients, cutting, attention, features, nobody = lines
     assert acts.endswith("`sagan` is equivalent to `sagan_no_place`.")
     assert "`sagan_place_acts` (+0.450) is better than `sagan`." in place
     assert "Of what is not cut, `sagan_alibi` is equivalent to `sagan_attention`." in place
@@ -56,6 +60,11 @@ def test_each_paragraph_says_what_its_verdicts_say():
     assert f"on average +0.030 [{average['low']:+.3f}, {average['high']:+.3f}]" in cutting
     assert "of `sagan`, and of what is not cut, by -0.20 and -0.06 to -0.03 on `one`." in cutting
     assert "`sagan_attention` against `sagan_whole`: one -0.004" in attention
+    assert "`brainomaly_features` against `patch_fisher`: one +0.002" in features
+    assert (
+        "Of 6 GANs and sums the best against `pretrained_mean`: on one `pretrained_mean+sagan` "
+        "+0.010 [-0.010, +0.030] (cannot tell); on other `brainomaly_features` -0.010" in features
+    )
     assert "2 of these 4 differences: an error of 0.008 comes from patients, of 0.006" in nobody
     assert "for 2 no number of seeds could show equivalence" in nobody
     needed = pooled.over_sets(tables).query("family == @questions.THESIS")["needed"]
@@ -68,6 +77,7 @@ def test_without_the_drawn_set_or_a_second_one_it_says_the_rest():
         "**What helps on images of patients",
         "**What cutting costs",
         "**What attention alone does",
+        "**What a GAN adds to features",
         "**What nobody can tell",
     ]
     assert "average" not in " ".join(lines) and "Shifting" not in " ".join(lines)
@@ -87,7 +97,7 @@ def test_it_is_written_with_the_runs_that_it_stands_on(monkeypatch, project_root
 
 def test_the_committed_answer_rests_on_all_sets():
     text = (store.PROJECT / "figures" / "pooled" / "laptop" / "answer.md").read_text()
-    assert len(text.strip().split("\n\n")) == 6
+    assert len(text.strip().split("\n\n")) == 7
     assert all(f"on `{name}`" in text for name in questions.POOLED) and placement.SET in text
 
 

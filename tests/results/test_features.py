@@ -126,3 +126,31 @@ def test_the_mean_of_ranks_is_beside_the_mean_of_standardised_scores(dataset):
     found = features.by_ranks(run)["AUC"]
     expected = [roc_auc_score(test["label"], s) for s in (test["score"], ranks)]
     assert found.iloc[2:].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_by_depth_is_the_mean_auc_of_each_score_over_seeds(monkeypatch):
+    random = np.random.default_rng(0)
+
+    def result(method, seed):
+        scores = pd.DataFrame({"part": "test", "label": np.arange(40) % 2})
+        for name in ("score", "unsigned", "fine", "middle", "coarse"):
+            scores[name] = random.normal(size=40)
+        return store.Result(dict(method=method, seed=seed), {}, scores)
+
+    results = [result("patch_fisher", seed) for seed in range(3)] + [result("sagan", 0)]
+
+    def collect(name, budget):
+        if name == "kermany":
+            raise FileNotFoundError
+        return results
+
+    monkeypatch.setattr(store, "collect", collect)
+    table = features.by_depth("laptop")
+    assert list(table.columns) == ["nih", "fundus_dr"]
+    assert list(table.index) == [
+        ("patch_fisher", name) for name in ("score", "unsigned", "fine", "middle", "coarse")
+    ]
+    areas = [roc_auc_score(r.scores["label"], r.scores["coarse"]) for r in results[:3]]
+    assert table.loc[("patch_fisher", "coarse"), "nih"] == pytest.approx(np.mean(areas))
+    results.clear()
+    assert features.by_depth("laptop").empty
