@@ -1,17 +1,22 @@
 """A batch of notebooks by Snakemake, with a line for each finished job and a front page."""
 
+import contextlib
 import os
+import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 from filelock import FileLock, Timeout
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from nblib import plan
 from nblib.files import root
-from nblib.front_page import DONE, FAILED, RUNNING, FrontPage, number
+from nblib.front_page import DONE, FAILED, RUNNING, WAITING, FrontPage, number
 from nblib.progress import say
 
 SECONDS = {
@@ -66,23 +71,61 @@ def batch(
             status = _snakemake([str(word) for word in asked], Watch.of(front, jobs))
             front.write()
             print(f"The page: {front.file.as_uri()}", flush=True)
+            if status > 128:
+                print("Stopped. Nothing is lost: the same command goes on from here.", flush=True)
             return status
     except Timeout:
         raise ValueError(f"Another batch is running in {root()}.") from None
 
 
-def _snakemake(words: list[str], handler: type[LogHandlerBase]) -> int:
-    """Snakemake's command line in this process, its log handed to a handler of ours."""
+PATIENCE = 8
+"""Seconds that jobs have to end in, once the batch is told to stop, before they are killed."""
+
+
+def _snakemake(words: list[str], handler: type["Watch"]) -> int:
+    """Snakemake's command line in this process, its log handed to a handler of ours.
+
+    Told to stop, by Ctrl-C or SIGTERM, it ends its jobs and returns 128 and the signal's number.
+    """
     from snakemake.cli import main
+    from snakemake.scheduling.job_scheduler import JobScheduler
     from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
     plugin = SimpleNamespace(LogHandler=handler)
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_nblib", plugin)
+    told = []
+
+    def stop(signum: int, frame) -> None:
+        told.append(signum)
+        handler.stopping = True
+        jobs = psutil.Process().children(recursive=True)
+        _each(jobs, psutil.Process.terminate)
+        late = threading.Timer(PATIENCE, _each, (jobs, psutil.Process.kill))
+        late.daemon = True
+        late.start()
+        raise KeyboardInterrupt
+
+    # Snakemake's own way is to wait for all running jobs, which may take hours.
+    JobScheduler.exit_gracefully = lambda scheduler, *of_signal: stop(*of_signal)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         main(words)
+        status = 0
     except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+        status = int(end.code or 0)
+    except KeyboardInterrupt:
+        status = 1
+    finally:
+        for number, of_before in before.items():
+            signal.signal(number, of_before)
+    return 128 + told[0] if told else status
+
+
+def _each(processes: list[psutil.Process], do: Callable[[psutil.Process], None]) -> None:
+    """Do something to processes, as far as they are still there."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            do(process)
 
 
 class Watch(LogHandlerBase):
@@ -97,10 +140,11 @@ class Watch(LogHandlerBase):
 
     front: FrontPage
     jobs: int
+    stopping: bool
 
     @classmethod
     def of(cls, front: FrontPage, jobs: int) -> type["Watch"]:
-        return type("LogHandler", (cls,), {"front": front, "jobs": jobs})
+        return type("LogHandler", (cls,), {"front": front, "jobs": jobs, "stopping": False})
 
     def __post_init__(self) -> None:
         self.running: dict[int, tuple[str, str, list[str], float]] = {}
@@ -110,6 +154,7 @@ class Watch(LogHandlerBase):
 
     def emit(self, record) -> None:
         event, given = getattr(record, "event", None), record.__dict__
+        warns = record.levelname in ("WARNING", "ERROR", "CRITICAL") or event == LogEvent.ERROR
         if event == LogEvent.RUN_INFO:
             self.waiting = {k: n for k, n in given["stats"].items() if k not in ("total", "all")}
             self.total = sum(self.waiting.values())
@@ -120,7 +165,7 @@ class Watch(LogHandlerBase):
             self._ended(given["job_id"])
         elif event == LogEvent.JOB_ERROR:
             self._failed(given["jobid"])
-        elif record.levelname in ("WARNING", "ERROR", "CRITICAL") or event == LogEvent.ERROR:
+        elif warns and not self.stopping:  # told to stop, it calls every job that ended a failure
             say(str(record.msg))
         elif event is None and "Nothing to be done" in str(record.msg):
             say("Nothing is to be done: all is made.")
@@ -149,6 +194,8 @@ class Watch(LogHandlerBase):
     def _failed(self, job: int) -> None:
         if job in self.running:
             _, what, files, _ = self.running.pop(job)
+            if self.stopping:
+                return self._mark(files, WAITING)
             self._mark(files, FAILED)
             say(f"FAILED: {what}. What else can be made is made.")
 

@@ -1,7 +1,13 @@
 """The batch's own log: a line a finished job, minutes left, states on the front page."""
 
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -75,3 +81,38 @@ def test_what_snakemake_warns_of_is_passed_on_and_its_blocks_are_not(watch, caps
     assert said == ["No space left on device", "MissingInputException", *said[2:]]
     assert said[2:] == ["Nothing is to be done: all is made."]
     assert set(watch.front.states.values()) == {WAITING}
+
+
+def test_told_to_stop_it_calls_no_job_a_failure(watch, capsys):
+    page = next(page for page in watch.front.states if page.notebook == "50_results")
+    tell(watch, LogEvent.RUN_INFO, stats={"results": 1, "total": 1})
+    begin(watch, 4, "results", "50_results on a, quick", page.html)
+    type(watch).stopping = True
+    tell(watch, level=logging.ERROR, message="Command died with SIGTERM")
+    tell(watch, LogEvent.JOB_ERROR, level=logging.ERROR, jobid=4)
+    assert watch.front.states[page] == WAITING
+    assert capsys.readouterr().err.splitlines() == ["1 jobs, 2 at a time."]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_batch_that_is_told_to_stop_stops_at_once_and_leaves_nothing_running(
+    number, project_root, tmp_path
+):
+    """Whatever runs at that moment; the process is told, not its group, as by `kill`."""
+    command = [sys.executable, "-m", "nblib", "batch", "all", "--budget", "smoke", "--jobs", "2"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with open(tmp_path / "said", "w") as said:
+        # A shell's background jobs are deaf to SIGINT, and hand that down.
+        hears = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+        batch_ = subprocess.Popen(
+            command, env=environment, stdout=said, stderr=said, preexec_fn=hears
+        )
+        of_batch = psutil.Process(batch_.pid)
+        while not (jobs := of_batch.children(recursive=True)) and batch_.poll() is None:
+            time.sleep(0.05)
+        batch_.send_signal(number)
+        assert batch_.wait(60) == 128 + number, (tmp_path / "said").read_text()
+    _, left = psutil.wait_procs(jobs, timeout=30)
+    assert not left
+    text = (tmp_path / "said").read_text()
+    assert "the same command goes on" in text and "FAILED" not in text and "Error" not in text
