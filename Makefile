@@ -16,7 +16,7 @@ BIN = .venv/bin
 BATCH = --data '$(DATA)' --budget '$(BUDGET)' --seeds '$(SEEDS)' --precision '$(PRECISION)' --jobs $(JOBS) \
 	$(if $(ALL),--every)
 
-.PHONY: figures report ratios places perceptual test lab bench check-quick pictures simulate keep links strip
+.PHONY: figures report ratios places perceptual test lab bench check-quick kills pictures simulate keep links strip
 
 # Every notebook, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
 figures: .venv/installed
@@ -55,6 +55,12 @@ bench: .venv/installed
 # Whether methods can be seen to work on a fresh drawing at quick: writes figures/readme/drawn_set.
 check-quick: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/checks/quick.py --jobs $(JOBS)
+
+# SIGKILL at random moments, and whether the same command then ends as if nothing had been:
+# make kills N=100
+N ?= 100
+kills: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/checks/kills.py --kills $(N)
 
 # README's pictures of the drawn set, from a finished `make figures`; needs Chromium.
 pictures: .venv/installed

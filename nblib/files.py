@@ -5,6 +5,8 @@ import hashlib
 import itertools
 import json
 import os
+import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -107,6 +109,23 @@ def one_writer(path: Path):
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def passing_folder(where: Path, name: str):
+    """A hidden folder in `where` that goes when the block ends, if it is still there by then.
+
+    One process has one of a name at a time; what a killed one has left is removed first.
+    """
+    where.mkdir(parents=True, exist_ok=True)
+    with one_writer(where / f".{name}.lock"):
+        for path in where.iterdir():
+            if re.fullmatch(rf"\.{re.escape(name)}\.\w{{8}}", path.name) and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            dir=where, prefix=f".{name}.", ignore_cleanup_errors=True
+        ) as folder:
+            yield Path(folder)
 
 
 def _umask() -> int:

@@ -172,3 +172,17 @@ def test_an_exception_frees_the_lock(tmp_path, hold):
 def test_other_locks_do_not_wait(tmp_path, hold):
     with files.one_writer(tmp_path / "x.lock"):
         assert hold(tmp_path / "y.lock").communicate("\n", timeout=30)[0].startswith("held")
+
+
+def test_a_passing_folder_goes_and_takes_with_it_what_a_killed_process_left(tmp_path):
+    for name in (".own.abcdefgh", ".own.other.abcdefgh", ".other.abcdefgh", "own.abcdefgh"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half.png").write_bytes(b"")
+    with pytest.raises(ZeroDivisionError), files.passing_folder(tmp_path, "own") as folder:
+        assert folder.parent == tmp_path and not (tmp_path / ".own.abcdefgh").exists()
+        (folder / "image.png").write_bytes(b"")
+        raise ZeroDivisionError
+    with files.passing_folder(tmp_path, "own") as folder:
+        folder.rename(tmp_path / "kept")
+    names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert names == {".own.other.abcdefgh", ".other.abcdefgh", "own.abcdefgh", "kept"}

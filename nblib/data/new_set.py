@@ -13,8 +13,6 @@ appears whole or not at all.
 import contextlib
 import os
 import re
-import shutil
-import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +22,7 @@ from PIL import Image
 
 from nblib.data.drawn_sets import DRAWN
 from nblib.data.images import IMAGE_SUFFIXES, ImageError, Read, pixel_digest, read_all
-from nblib.files import DatasetError, root, write_json, written_whole
+from nblib.files import DatasetError, passing_folder, root, write_json, written_whole
 from nblib.progress import progress
 
 FACTS = ["view", "sex", "age"]
@@ -50,16 +48,11 @@ def new_set(name: str) -> Iterator[Path]:
         raise DatasetError([f"'{name}' is no name for a set: give it one such as my_set."])
     if here.exists():
         raise DatasetError([f"There is a set {here}: choose another name."])
-    here.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=here.parent))
-    try:
+    with passing_folder(here.parent, name) as folder:
         (folder / "images").mkdir()
         yield folder
         folder.chmod(0o755)
         folder.rename(here)
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
 
 
 def convert(table: pd.DataFrame, images: Path, size, conversion: str, quality: int = 90):

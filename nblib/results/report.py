@@ -8,7 +8,6 @@ import base64
 import io
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from nblib.data.dicom import Read
 from nblib.data.images import ImageError, read_all
 from nblib.figures.of_a_run import map_limit
-from nblib.files import written_whole
+from nblib.files import passing_folder, written_whole
 from nblib.progress import progress
 from nblib.training.runs import Run
 from nblib.training.scoring import Seen, conversion_of
@@ -88,8 +87,7 @@ def write(
     """
     names = dict(zip(files, table["image"].sort_index(), strict=True))
     place = {file: i for i, file in enumerate(files)}
-    with tempfile.TemporaryDirectory(dir=out, prefix=".report.") as folder:
-        fresh = Path(folder)
+    with passing_folder(out, "report") as fresh:
         (fresh / "files").mkdir()
 
         def drawn(file: Path, found: Read) -> bytes:
