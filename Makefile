@@ -5,15 +5,22 @@ BUDGET ?= quick
 SEEDS ?= 0
 # fp32 or bf16; empty: what the device trains in by default.
 PRECISION ?=
-JOBS ?= $(shell nproc)
+JOBS := $(shell nproc)
 # Anything: at the budget quick the controls and the second form of each place code as well.
 ALL ?=
 # Tests of batches and of kernels mostly wait.
-TESTERS ?= $(shell expr $(JOBS) + 1)
+TESTERS := $(shell expr $(shell nproc) + 1)
 PYTHON ?= python3
 BIN = .venv/bin
 
-BATCH = --data '$(DATA)' --budget '$(BUDGET)' --seeds '$(SEEDS)' --precision '$(PRECISION)' --jobs $(JOBS) \
+# As they were given, whatever is in them: neither make nor the shell reads them once more.
+override DATA := $(value DATA)
+override BUDGET := $(value BUDGET)
+override SEEDS := $(value SEEDS)
+override PRECISION := $(value PRECISION)
+override JOBS := $(value JOBS)
+export DATA BUDGET SEEDS PRECISION JOBS
+BATCH = --data "$$DATA" --budget "$$BUDGET" --seeds "$$SEEDS" --precision "$$PRECISION" --jobs "$$JOBS" \
 	$(if $(ALL),--every)
 
 .PHONY: figures report ratios places perceptual test lab bench check-quick kills pictures simulate keep links strip
@@ -33,7 +40,7 @@ ratios: .venv/installed
 
 # What place codes do where nothing but place decides: 135 runs on the sets places, in three hours.
 places: .venv/installed
-	@$(BIN)/python -m nblib batch places --seeds 0,1,2,3,4 --jobs $(JOBS)
+	@$(BIN)/python -m nblib batch places --seeds 0,1,2,3,4 --jobs "$$JOBS"
 
 # A second score of what has run, by a pretrained network's features; trains nothing. `make report`
 # shows it.
@@ -54,13 +61,13 @@ bench: .venv/installed
 
 # Whether methods can be seen to work on a fresh drawing at quick: writes figures/readme/drawn_set.
 check-quick: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python tests/checks/quick.py --jobs $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/checks/quick.py --jobs "$$JOBS"
 
 # SIGKILL at random moments, and whether the same command then ends as if nothing had been:
 # make kills N=100
 N ?= 100
 kills: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python tests/checks/kills.py --kills $(N)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/checks/kills.py --kills "$(N)"
 
 # README's pictures of the drawn set, from a finished `make figures`; needs Chromium.
 pictures: .venv/installed
@@ -74,7 +81,7 @@ simulate: .venv/installed
 
 # Keeps the per-image scores of finished runs in data/scores, to be committed.
 keep: .venv/installed
-	$(BIN)/python -m nblib keep $(DATA) $(BUDGET)
+	$(BIN)/python -m nblib keep "$$DATA" "$$BUDGET"
 
 # Previous and next links at the end of each notebook; the tables of notebooks, there and in README.
 links: .venv/installed
