@@ -1,5 +1,6 @@
 """The batch's own log: a line a finished job, minutes left, states on the front page."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -94,6 +95,14 @@ def test_told_to_stop_it_calls_no_job_a_failure(watch, capsys):
     assert capsys.readouterr().err.splitlines() == ["1 jobs, 2 at a time."]
 
 
+def listening(process):
+    """The addresses that a process listens on."""
+    with contextlib.suppress(psutil.Error):
+        sockets = process.net_connections("inet")
+        return [s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN]
+    return []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_batch_that_is_told_to_stop_stops_at_once_and_leaves_nothing_running(
     number, project_root, tmp_path
@@ -108,9 +117,13 @@ def test_a_batch_that_is_told_to_stop_stops_at_once_and_leaves_nothing_running(
             command, env=environment, stdout=said, stderr=said, preexec_fn=hears
         )
         of_batch = psutil.Process(batch_.pid)
-        while not (jobs := of_batch.children(recursive=True)) and batch_.poll() is None:
+        listens = []  # once a kernel runs
+        while not listens and batch_.poll() is None:
+            jobs = of_batch.children(recursive=True)
+            listens = [at for job in jobs for at in listening(job)]
             time.sleep(0.05)
         batch_.send_signal(number)
+        assert set(listens) == {"127.0.0.1"}
         assert batch_.wait(60) == 128 + number, (tmp_path / "said").read_text()
     _, left = psutil.wait_procs(jobs, timeout=30)
     assert not left

@@ -4,15 +4,17 @@ the tables of one that was never killed.
     python tests/checks/kills.py [--kills 100] [--few]
 
 A kill hits the whole group of a command's processes, or its first one alone, whose children are
-then orphans. The batch of all notebooks takes 40 of 100 kills, --few leaves it and the report out.
-Prints a line a command and ends with 1 where anything differs or is left: a table in one byte
-(but for columns of seconds), a process, a file in the temporary folder, a lock that is held.
+then orphans; one of five is none, but too little memory. The batch of all notebooks takes 40 of 100
+kills, --few leaves it and the report out. Prints a line a command and ends with 1 where anything
+differs or is left: a table in one byte (but for columns of seconds), a process, a file in the
+temporary folder, a folder half made, a lock that is held.
 """
 
 import argparse
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -79,7 +81,7 @@ def main(kills: int, few: bool) -> int:
             began = time.monotonic()
             quiet.run(name)
             lasts = time.monotonic() - began
-            hits = sum(killed.run(name, chance.uniform(0, lasts), chance) for _ in range(mine))
+            hits = sum(killed.disturb(name, lasts, chance) for _ in range(mine))
             killed.run(name)
             problems = [*_differences(quiet.root, killed.root), *killed.left(quiet)]
             bad += bool(problems)
@@ -93,6 +95,7 @@ class Place:
 
     def __init__(self, folder: Path, images: Path):
         self.root, self.temporary, self.images = folder / "root", folder / "tmp", images
+        self.said = folder / "said"
         for path in (self.root, self.temporary):
             path.mkdir(parents=True)
         self.environment = os.environ | {
@@ -102,27 +105,43 @@ class Place:
             "OMP_NUM_THREADS": "1",
         }
 
-    def run(self, name: str, after: float | None = None, chance: random.Random | None = None):
-        """Run a command, and kill it after some seconds; whether it was still there then."""
-        words = [word.format(images=self.images) for word in COMMANDS[name]]
-        with open(self.root.parent / "said", "w+") as said:
-            process = subprocess.Popen(
-                [sys.executable, *words], cwd=self.root, env=self.environment, stdout=said,
-                stderr=said, start_new_session=True,
-            )  # fmt: skip
+    def run(self, name: str) -> None:
+        """Run a command to its end; ends all where it fails."""
+        with self._started(name) as process:
+            status = process.wait()
+        if status:
+            sys.exit(f"{name} ended with {status}:\n{self.said.read_text()}")
+
+    def disturb(self, name: str, lasts: float, chance: random.Random) -> bool:
+        """Run a command that takes some seconds, and end it by force; whether it came to that."""
+        if chance.random() < 0.2:
+            memory = int(10 ** chance.uniform(8, 9.5))
+            with self._started(name, memory) as process:
+                return process.wait() != 0
+        with self._started(name) as process:
             try:
-                status = process.wait(after)
+                process.wait(chance.uniform(0, lasts))
             except subprocess.TimeoutExpired:
                 if chance.random() < 0.5:
                     os.killpg(process.pid, signal.SIGKILL)
                 else:
                     process.kill()
-                process.wait()
                 return True
-            if after is None and status:
-                said.seek(0)
-                sys.exit(f"{name} ended with {status}:\n{said.read()}")
         return False
+
+    def _started(self, name: str, memory: int | None = None) -> subprocess.Popen:
+        """A command in a group of its own; memory: of each of its processes, in bytes."""
+
+        def limit() -> None:
+            if memory:
+                resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+        words = [word.format(images=self.images) for word in COMMANDS[name]]
+        with open(self.said, "w") as said:
+            return subprocess.Popen(
+                [sys.executable, *words], cwd=self.root, env=self.environment, stdout=said,
+                stderr=said, start_new_session=True, preexec_fn=limit,
+            )  # fmt: skip
 
     def left(self, quiet: "Place") -> Iterator[str]:
         """What should not be there once all is over: of temporary files, what `quiet` has not."""
