@@ -286,6 +286,11 @@ def legend(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
         "p, one run: clustered DeLong between the first seeds of both, which says nothing of "
         "other seeds.",
     ]
+    if table["method"].str.contains("+", regex=False).any():
+        words.append(
+            "a+b: the mean of both scores, each in deviations of held-out known normals. Its runs "
+            "share those of the methods in it, so that its error is rather too large."
+        )
     if config["set"] == "phantom":
         words.append("phantom is drawn by this project: no verdict is drawn from it.")
     return " ".join(words)

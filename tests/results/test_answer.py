@@ -102,8 +102,9 @@ def test_the_committed_answer_rests_on_all_sets():
 
 
 @pytest.mark.parametrize("name", questions.POOLED)
-def test_every_gan_is_below_the_recommended_features_as_the_readme_says(name):
+def test_every_gan_on_pixels_is_below_the_recommended_features_as_the_readme_says(name):
     rows = pd.read_csv(store.PROJECT / "figures" / name / "laptop" / "results.csv")
     rows = rows.set_index("method")["auc"]
-    gans = rows[[name for name in rows.index if "GAN" in METHODS[name].family]]
+    families = rows.index.map(lambda method: METHODS[method].family)
+    gans = rows[families.str.contains("GAN") & (families != "GAN, features")]
     assert len(gans) > 10 and gans.max() < rows["pretrained_mean"]
