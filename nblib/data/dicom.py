@@ -109,10 +109,12 @@ def _inflates_too_far(file: Path) -> bool:
         syntax = _read_file_meta_info(content).get("TransferSyntaxUID")
         if syntax != DeflatedExplicitVRLittleEndian:
             return False
-        inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflating, left, size = zlib.decompressobj(-zlib.MAX_WBITS), content.read(), 0
         # Three colours of 16 bits.
-        inflating.decompress(content.read(), 6 * MOST_PIXELS)
-    return not inflating.eof and bool(inflating.unconsumed_tail)
+        while left and size <= 6 * MOST_PIXELS:
+            size += len(inflating.decompress(left, 2**24))
+            left = inflating.unconsumed_tail
+    return size > 6 * MOST_PIXELS
 
 
 def _unusable(header) -> str | None:
