@@ -23,7 +23,7 @@ export DATA BUDGET SEEDS PRECISION JOBS
 BATCH = --data "$$DATA" --budget "$$BUDGET" --seeds "$$SEEDS" --precision "$$PRECISION" --jobs "$$JOBS" \
 	$(if $(ALL),--every)
 
-.PHONY: figures report ratios places perceptual test lab bench check-quick kills pictures simulate keep links strip
+.PHONY: figures report ratios places perceptual test fuzz lab bench check-quick kills pictures simulate keep links strip
 
 # Every notebook, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
 figures: .venv/installed
@@ -51,6 +51,10 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TESTERS) --dist loadfile --no-loadscope-reorder
+
+# As many damaged files as one has time for; `make test` tries 800 of them.
+fuzz: .venv/installed
+	NBLIB_FUZZ=$(or $(NBLIB_FUZZ),20000) $(BIN)/python -m pytest -q -s tests/fuzz
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

@@ -1,13 +1,16 @@
 """Where the project keeps its files, and how they are read and written: whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
@@ -67,20 +70,76 @@ class DatasetError(ValueError):
         self.problems = problems
 
 
+def must_be_file(file: Path) -> None:
+    """Raise OSError for a pipe, a socket or a device: who opens one may wait for ever.
+
+    Also, as opening it would, for what is not there, and ValueError for a name with a NUL.
+    """
+    kind = os.stat(file).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", os.fspath(file))
+
+
+def as_text(path: str | Path) -> str:
+    """A path as a line of text: what is no character, or would end a line, becomes a '?'."""
+    unfit = ("Cc", "Cs", "Zl", "Zp")
+    return "".join("?" if unicodedata.category(c) in unfit else c for c in os.fspath(path))
+
+
+def some(names: list[str], at_most: int = 5) -> str:
+    """The first of some names, each as far as one wants to read it, and how many more there are."""
+    rest = len(names) - at_most
+    shown = (as_text(name[:100]) + "..." * (len(name) > 100) for name in names[:at_most])
+    return ", ".join(name or "''" for name in shown) + (f" and {rest} more" if rest > 0 else "")
+
+
+MOST_CHARACTERS = 1000
+"""Of a cell: longer ones are no name, patient or number, and a column of them fills the memory."""
+
+
 def read_table(file: Path) -> pd.DataFrame:
     """A CSV file as text, its cells parted by commas or, where the first line has none, semicolons.
 
-    An empty cell is ''. Raises DatasetError where it is no table.
+    An empty cell is ''. Raises DatasetError where it is no table, or a cell holds a NUL or more
+    than `MOST_CHARACTERS`.
     """
     try:
+        must_be_file(file)
         with open(file, errors="replace") as lines:
             first = lines.readline()
         between = ";" if ";" in first and "," not in first else ","
-        return pd.read_csv(file, sep=between, dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        why = " ".join(str(error).split()).rstrip(".")
+        table = pd.read_csv(file, sep=between, dtype=str, keep_default_na=False, index_col=False)
+    except OSError as error:
+        raise DatasetError([f"{file} cannot be read: {error.strerror}."]) from None
+    except ValueError as error:  # pandas' own errors are ValueErrors
+        why = as_text(" ".join(str(error).split()))[:200].rstrip(".")
         problem = f"{file} is no table of comma-separated values: {why}."
         raise DatasetError([problem]) from None
+    for name, cells in [("the first line", table.columns.to_series()), *table.items()]:
+        if cells.str.contains("\0", regex=False).any() or cells.str.len().max() > MOST_CHARACTERS:
+            where = some([name])
+            what = f"a NUL character or more than {MOST_CHARACTERS} characters"
+            raise DatasetError([f"{file}: a cell of {where} holds {what}."])
+    return table
+
+
+def write_for_people(file: Path, table: pd.DataFrame) -> None:
+    """Write a table that people open in a spreadsheet: none of its text is taken for a formula.
+
+    Text becomes a line (`as_text`), with an apostrophe before it where it begins as a formula does;
+    numbers stay as they are, with six digits.
+    Tables that the project reads back (metadata.csv, boxes.csv, originals.csv of a set; scores.csv,
+    watched.csv of a run) are not written so: their names have to be those of the files.
+    """
+
+    def safe(cell):
+        if not isinstance(cell, str):
+            return cell
+        cell = as_text(cell)
+        return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
+
+    with written_whole(file, "w") as out:
+        table.map(safe).to_csv(out, index=False, float_format="%.6g")
 
 
 def digest(*parts: bytes) -> str:

@@ -1,9 +1,12 @@
+import csv
 import json
 import os
 import subprocess
 import sys
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,3 +189,46 @@ def test_a_passing_folder_goes_and_takes_with_it_what_a_killed_process_left(tmp_
         folder.rename(tmp_path / "kept")
     names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert names == {".own.other.abcdefgh", ".other.abcdefgh", "own.abcdefgh", "kept"}
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "a\r=", "a\n="])
+def test_no_text_of_a_table_for_people_is_taken_for_a_formula(tmp_path, start):
+    text, plain = f"{start}1+1", f"a{start}b"
+    table = pd.DataFrame(
+        {"text": [text, plain, ""], "number": [-0.5, 2.0, np.nan], "n": [-1, 0, 1]}
+    )
+    files.write_for_people(tmp_path / "t.csv", table)
+    with open(tmp_path / "t.csv", newline="") as lines:
+        rows = list(csv.reader(lines))[1:]
+    told = f"'{text}" if len(start) == 1 else f"{start[:-2]}?=1+1"
+    plain = plain if len(start) == 1 else files.as_text(plain)
+    assert rows == [[told, "-0.5", "-1"], [plain, "2", "0"], ["", "", "1"]]
+
+
+@given(st.lists(st.text(max_size=5), min_size=1))
+def test_an_apostrophe_is_all_that_is_added(tmp_path_factory, cells):
+    file = tmp_path_factory.mktemp("any") / "t.csv"
+    cells = [*map(files.as_text, cells), "=x"]
+    files.write_for_people(file, pd.DataFrame({"a": cells, "b": "b"}))
+    for cell, found in zip(cells, files.read_table(file)["a"], strict=True):
+        assert found in (cell, f"'{cell}") and found[:1] not in tuple("=+-@\t")
+
+
+def test_a_table_that_cannot_be_read_says_so_in_a_sentence(tmp_path):
+    file = tmp_path / "t.csv"
+    contents = {"a\0,b\n1,2\n": "NUL", "a,b\n1,2\0\n": "a cell of b", "x" * 5000: "the first line"}
+    for content, words in contents.items():
+        file.write_text(content)
+        with pytest.raises(files.DatasetError, match=words) as error:
+            files.read_table(file)
+        assert len(error.value.problems) == 1 and len(str(error.value)) < 300
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(files.DatasetError, match=r"cannot be read: it is a pipe.*\.$"):
+        files.read_table(file)
+
+
+def test_some_names_are_a_line_of_text_that_can_be_read():
+    assert files.some(["a", "", "b\nc"]) == "a, '', b?c"
+    assert files.some(["x"] * 7, 3) == "x, x, x and 4 more"
+    assert files.some(["x" * 101]) == "x" * 100 + "..."

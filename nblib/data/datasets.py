@@ -29,14 +29,15 @@ from nblib.data.batches import HeldOut, Part
 from nblib.data.drawn import is_current
 from nblib.data.drawn_sets import DRAWN
 from nblib.data.folders import prepare as prepare
-from nblib.data.images import MODES, picture, pixel_digest, scaled
-from nblib.data.split import PARTS, checked_split, in_both, named_size, part_of, some
+from nblib.data.images import MODES, ImageError, picture, pixel_digest, scaled
+from nblib.data.split import PARTS, checked_settings, checked_split, in_both, part_of
 from nblib.files import (
     DatasetError,
     digest,
     one_writer,
     read_table,
     root,
+    some,
     unused,
     write_json,
     written_whole,
@@ -162,8 +163,9 @@ def load(
         raise ValueError(f"colour is '{colour}', but must be one of {', '.join(MODES)}.")
     folder = find(path_or_name)
     split, problems = checked_split(folder / "data.json")
-    if size is None:
-        size = named_size(folder / "data.json")
+    named_size, conversion, wrong = checked_settings(folder / "data.json")
+    problems += wrong
+    size = named_size if size is None else size
     if size < 1:
         raise ValueError(f"size is {size}, but must be at least 1.")
     files = sorted({name for names in split.values() for name in names})
@@ -194,7 +196,7 @@ def load(
     twins = {name: " = ".join(names) for names in alike.values() for name in names}
     by_pixels = {part: [twins[n] for n in names if n in twins] for part, names in once.items()}
     problems += in_both(by_pixels, "image (by its pixels)", folder)
-    if not unknown and (folder / "metadata.csv").exists():
+    if not unknown and (folder / "metadata.csv").is_file():
         by_patient = {part: [patients[n] for n in names] for part, names in once.items()}
         problems += in_both(by_patient, "patient", folder)
     if problems:
@@ -218,8 +220,6 @@ def load(
         raise ValueError("unlabeled_size needs unlabeled_ratio: the share of abnormal images.")
     lists = [[*map(list, (part.names, part.patients))] for part in parts.values()]
     fingerprint = digest(key.encode(), json.dumps([lists, split]).encode())
-    content = json.loads((folder / "data.json").read_text(encoding="utf-8-sig"))
-    conversion = str(content.get("conversion", "window"))
     return Dataset(folder.name, folder, fingerprint, **parts, conversion=conversion)
 
 
@@ -233,14 +233,14 @@ def image_folder(folder: Path) -> Path | None:
 def _patient_of_each(folder: Path, files: list[str]) -> tuple[dict[str, str], list[str]]:
     """The patient of each file, itself where the set names none, and what is wrong with them."""
     file, own = folder / "metadata.csv", {name: name for name in files}
-    if not file.exists():
+    if not os.path.lexists(file):
         return own, []
     try:
         table = read_table(file)
     except DatasetError as error:
         return own, error.problems
     if "patient" not in table or "image" not in table:
-        return own, [f"{file} needs the columns image and patient; it has {', '.join(table)}."]
+        return own, [f"{file} needs the columns image and patient; it has {some(list(table))}."]
     table = table[["image", "patient"]].drop_duplicates()
     two = list(table.loc[table["image"].duplicated(), "image"])
     if two:
@@ -317,8 +317,8 @@ def _decode(file: Path, size: int, colour: str) -> tuple[np.ndarray, str, tuple[
     """
     try:
         image = picture(file).convert(MODES[colour])
-    except Exception as error:  # Pillow raises many kinds for a damaged file
-        return f"{file} cannot be read: {error}."
+    except ImageError as error:
+        return str(error)
     return scaled(image, size, colour), pixel_digest(image), image.size
 
 

@@ -14,7 +14,6 @@ import pandas as pd
 from nblib.data.drawn_sets import DRAWN
 from nblib.data.images import may_be_image
 from nblib.data.new_set import (
-    as_text,
     convert,
     doubts,
     is_there,
@@ -22,12 +21,12 @@ from nblib.data.new_set import (
     listed,
     new_set,
     numbered,
+    of_files,
     set_summary,
     without_twins,
-    write_files,
     write_lists,
 )
-from nblib.files import DatasetError, read_table, root
+from nblib.files import DatasetError, as_text, read_table, root, some, written_whole
 
 NORMAL_WORDS, ABNORMAL_WORDS = ("0", "0.0", "normal"), ("1", "1.0", "abnormal")
 NONE = "none"
@@ -79,9 +78,11 @@ def prepare(
         raise ValueError(f"size is {size}, but must be at least 1.")
     source = Path(source).expanduser()
     table, left_out = _understood(source, unlabeled, test)
+    table["patient"] = _patients_by_pattern(table, patient)
     with new_set(name) as folder:
         table, unusable = convert(table, folder / "images", size, conversion)
-        table["patient"] = numbered(_patients_by_pattern(table, patient))
+        patients = _known(table["patient"].where(table["patient"] != "", table["header_patient"]))
+        table = table.assign(patient=numbered(patients), alone=patients == "")
         table, twins = without_twins(table)
         table = _drawn_split(table, seed)
         table, unclear = _without_unclear_tests(table)
@@ -91,7 +92,8 @@ def prepare(
             problems = [f"{source} gives no {part} images." for part in lacking]
             raise DatasetError(problems + doubts(table) + listed(left_out))
         write_lists(folder, table, left_out, conversion)
-        write_files(folder / "originals.csv", table[["file", "name"]].to_numpy(), "image")
+        with written_whole(folder / "originals.csv", "w") as file:
+            of_files(table[["file", "name"]].to_numpy(), "image").to_csv(file, index=False)
     print(set_summary(source, table, left_out, root() / "data" / "sets" / name))
     return root() / "data" / "sets" / name
 
@@ -113,7 +115,7 @@ def find_images(folder: Path) -> list[Path]:
     def stop(error: OSError) -> None:
         raise DatasetError([f"{error.filename} cannot be read: {error.strerror}."])
 
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DatasetError([f"There is no folder {folder.absolute()}."])
     found, seen = [], set()
     for where, folders, files in os.walk(folder, onerror=stop, followlinks=True):
@@ -127,25 +129,31 @@ def find_images(folder: Path) -> list[Path]:
 
 def _understood(source: Path, unlabeled: str | Path, test: str | Path):
     """The table of a source, without names, and (file, why) of what it lists in vain."""
-    if source.is_file():
+    if os.path.isfile(source):
         if unlabeled or test:
             raise DatasetError([f"{source} says itself what is unlabeled and test: name it alone."])
         return _from_csv(source)
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise DatasetError([f"There is no file or folder {source.absolute()}."])
     inside = {path.name.lower(): path for path in sorted(source.iterdir()) if path.is_dir()}
     left_out = []
     if "normal" in inside:
         names = {"normal", "unlabeled", "abnormal", "test"}
         parts = {name: path for name, path in inside.items() if name in names}
-        others = [path for path in sorted(source.iterdir()) if path not in parts.values()]
+        rest = [path for path in sorted(source.iterdir()) if path not in parts.values()]
         why = f"is none of the folders {', '.join(sorted(names))}, and was not read."
-        left_out = [(path, why) for path in others if path.is_dir() or may_be_image(path)]
+        left_out = [(path, why) for path in rest if path.is_dir() or may_be_image(path)]
     else:
         parts = {"normal": source}
     given = unlabeled and unlabeled != NONE
     parts |= {"unlabeled": Path(unlabeled).expanduser()} if given else {}
     parts |= {"test": Path(test).expanduser()} if test else {}
+    others = [path.name for name, path in inside.items() if name not in parts]
+    if len(parts) == 1 and unlabeled != NONE and "normal" in inside and others:
+        raise DatasetError(
+            [f"{source} has a folder normal, and beside it {some(others)}: call a folder abnormal "
+             "if all its images are, unlabeled if nobody says which are."]
+        )  # fmt: skip
     if len(parts) == 1 and unlabeled != NONE:
         raise DatasetError(
             [f"{source} has no folders normal and unlabeled: name the folder of unlabeled images, "
@@ -169,7 +177,7 @@ def _understood(source: Path, unlabeled: str | Path, test: str | Path):
 
 def _places_of_test(folder: Path) -> list[tuple[Path, str, int]]:
     """The folders of test images, with part and label."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DatasetError([f"There is no folder {folder.absolute()}."])
     inside = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
     classes = [name for name in ("normal", "abnormal") if name in inside]
@@ -232,8 +240,8 @@ def _from_csv(file: Path):
 
 
 def _patients_by_pattern(table: pd.DataFrame, pattern: str) -> pd.Series:
-    """What a pattern, the csv or the header calls the patient of each image, else ''."""
-    patients = table["patient"].where(table["patient"] != "", table["header_patient"])
+    """What a pattern, or else the csv, calls the patient of each image, '' where they do not."""
+    patients = table["patient"]
     if pattern:
         try:
             found = table["file"].map(lambda file: _matched(pattern, file))
@@ -244,6 +252,11 @@ def _patients_by_pattern(table: pd.DataFrame, pattern: str) -> pd.Series:
             example = as_text(table["file"].iloc[0])
             raise DatasetError([f"patient='{pattern}' matches no file, such as {example}."])
         patients = found.where(found != "", patients)
+    return patients
+
+
+def _known(patients: pd.Series) -> pd.Series:
+    """Patients without those who are called unknown in some way: they are ''."""
     return patients.where(~patients.str.lower().isin(NOBODY), "")
 
 

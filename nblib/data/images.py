@@ -1,7 +1,12 @@
-"""A file -> one 8-bit image, grey or RGB: `picture` by Pillow, `read_image` also of DICOM."""
+"""A file -> one 8-bit image, grey or RGB: `picture` by Pillow, `read_image` also of DICOM.
+
+All that Pillow opens it opens here (`opened`), and by importing this page it refuses more than
+`MOST_PIXELS` pixels.
+"""
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nblib.data import dicom
-from nblib.data.dicom import ImageError, Read
-from nblib.files import digest
+from nblib.data.dicom import MOST_PIXELS, TOO_LARGE, ImageError, Read
+from nblib.files import digest, must_be_file
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp",
@@ -19,33 +24,84 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 """Of PNG, JPEG and TIFF files, whatever they are called."""
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+"""What Pillow may take a file for: others start programs, or hold no pictures of patients."""
 MODES = {"grey": "L", "rgb": "RGB"}
 
 
+# Pillow refuses twice this many, in some formats before a canvas is made, and warns from half on.
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[Image.Image]:
+    """A picture of one of `FORMATS` and of at most `MOST_PIXELS` pixels, which is not decoded yet.
+
+    Raises ImageError, a sentence, for what is none, and for whatever goes wrong in the block.
+    """
+    try:
+        must_be_file(file)
+        with Image.open(file, formats=FORMATS) as image:
+            yield image
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(file, TOO_LARGE) from None
+    except UnidentifiedImageError:
+        raise ImageError(file, "is no image.") from None
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        said = str(error) if isinstance(error, (OSError, ValueError, SyntaxError)) else ""
+        why = " ".join((getattr(error, "strerror", None) or said or "it is damaged").split())
+        raise ImageError(file, f"cannot be read: {why.rstrip('.')}.") from None
+
+
 def picture(file: Path) -> Image.Image:
-    """The picture in a file that Pillow reads, its first where there are several, upright."""
-    with Image.open(file) as image:
-        return eight_bit(image)
+    """The picture in a file that Pillow reads, its first where there are several, upright.
+
+    In 8 bits, L or RGB; 16-bit grey is divided by 257; black shows through where it is transparent.
+    Raises ImageError as `opened` does, and for pixels that are no 8- or 16-bit numbers.
+    """
+    with opened(file) as image:
+        return _picture_and_mode(image)[0]
 
 
-def eight_bit(image: Image.Image) -> Image.Image:
-    """The image in 8 bits, L or RGB, turned as its Exif says; 16-bit grey is divided by 257.
+def _picture_and_mode(image: Image.Image) -> tuple[Image.Image, str]:
+    """A picture as `picture` gives it, and what its file says of it.
 
-    Raises ValueError for pixels that are no 16-bit grey.
+    That is Pillow's name of the mode, how many of 16 bits are used where it is fewer, and whether
+    some pixels are transparent.
     """
     # TIFF, WhiteIsZero: at 16 bits Pillow leaves it to us.
     is_negative = image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(262) == 0
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("L", "RGB"):
-        image.load()
-        return image
-    if not image.mode.startswith(("I", "F")):
-        return image.convert("RGB")
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError("its pixels are no 8- or 16-bit numbers")
-    values = 65535 - values.astype(np.int64) if is_negative else values
-    return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
+    alpha, mode = _alpha(image), image.mode
+    if mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        if mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels are no 8- or 16-bit numbers")
+        bits = int(values.max()).bit_length()
+        mode += f", {bits} bits used" if bits < 15 else ""
+        values = values.astype(np.uint32)
+        values = 65535 - values if is_negative else values
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    if alpha is not None:
+        mode += ", transparent"
+        image = Image.composite(image, Image.new(image.mode, image.size), alpha)
+    return image, mode
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is, 0 to 255; None where all are opaque."""
+    if not image.has_transparency_data:
+        return None
+    if image.mode.startswith("I"):  # one value is called transparent
+        alpha = Image.fromarray(np.asarray(image) != image.info["transparency"]).convert("L")
+    else:
+        alpha = image.convert("RGBA").getchannel("A")
+    return alpha if alpha.getextrema()[0] < 255 else None
 
 
 def scaled(image: Image.Image, size: int, colour: str) -> np.ndarray:
@@ -69,26 +125,16 @@ def read_image(file: Path, conversion: str = "window") -> Read:
         raise ValueError(f"conversion is '{conversion}', but must be window or benchmark.")
     try:
         is_dicom = looks_like_dicom(file)
-    except OSError as error:
-        raise ImageError(file, f"cannot be read: {error.strerror}.") from None
+    except (OSError, ValueError) as error:  # ValueError: of a name with a NUL
+        why = getattr(error, "strerror", None) or error
+        raise ImageError(file, f"cannot be read: {why}.") from None
     if is_dicom:
         return dicom.read_dicom(file, conversion)
-    try:
-        with Image.open(file) as image:
-            # MPO: the photograph of a camera, and its preview.
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise ValueError(f"it holds {image.n_frames} pictures, not one")
-            return Read(eight_bit(image), _mode(image), "", {})
-    except UnidentifiedImageError:
-        raise ImageError(file, "is no image.") from None
-    except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise ImageError(file, f"cannot be read: {error}.") from None
-
-
-def _mode(image: Image.Image) -> str:
-    """Pillow's name of the mode, and how many of 16 bits are used where it is fewer."""
-    bits = int(image.getextrema()[1]).bit_length() if image.mode.startswith("I") else 16
-    return f"{image.mode}, {bits} bits used" if bits < 15 else image.mode
+    with opened(file) as image:
+        # MPO: the photograph of a camera, and its preview.
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+            raise ImageError(file, f"holds {image.n_frames} pictures, not one.")
+        return Read(*_picture_and_mode(image), "", {})
 
 
 def read_all(
@@ -110,8 +156,11 @@ def read_all(
 
 
 def may_be_image(file: Path) -> bool:
-    """Whether a file is called or begins as an image does; false of what is no file."""
-    if file.exists() and not file.is_file():
+    """Whether a file is called or begins as an image does; false of a folder.
+
+    A pipe or a device that is called as an image may be one: reading it gives a sentence.
+    """
+    if file.is_dir():
         return False
     if file.suffix.lower() in IMAGE_SUFFIXES:
         return True
@@ -122,17 +171,21 @@ def may_be_image(file: Path) -> bool:
 
 
 def looks_like_dicom(file: Path) -> bool:
-    """Whether a file begins as DICOM files do, or is called as one and is no picture."""
+    """Whether a file begins as DICOM files do, or is called as one and is no picture.
+
+    Raises OSError for what is no file, or cannot be read.
+    """
     if _is_dicom(_head(file)):
         return True
     if file.suffix.lower() not in dicom.DICOM_SUFFIXES:
         return False
-    with contextlib.suppress(Exception), Image.open(file):
+    with contextlib.suppress(ImageError), opened(file):
         return False
     return True
 
 
 def _head(file: Path) -> bytes:
+    must_be_file(file)
     with open(file, "rb") as begin:
         return begin.read(132)
 

@@ -3,6 +3,7 @@
 The wall stands here: nothing that trains may import this page, directly or through others.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,13 @@ import pandas as pd
 from PIL import Image
 
 from nblib.data.datasets import Dataset, image_folder
-from nblib.data.split import read_split, some
-from nblib.files import DatasetError, read_table
+from nblib.data.images import ImageError, opened
+from nblib.data.split import read_split
+from nblib.files import DatasetError, read_table, some
+
+LARGEST = 1e9
+"""Of the numbers of a box or a lesion: what is larger, such as inf, is none."""
+PLURALS = {"box": "boxes", "lesion": "lesions"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,10 @@ class Labels:
 
 
 def load_labels(dataset: Dataset) -> Labels:
-    """The labels, masks or boxes, and lesions of a set, in the order of its parts."""
+    """The labels, masks or boxes, and lesions of a set, in the order of its parts.
+
+    Raises DatasetError, which lists all that is wrong with masks, boxes.csv and lesions.csv.
+    """
     split = read_split(dataset.folder / "data.json")
     unlabeled, test = (
         np.isin(part.names, split[f"{key}/1"]).astype(np.int8)
@@ -41,72 +50,88 @@ def load_labels(dataset: Dataset) -> Labels:
         else np.full(len(part), -1, np.int8)
         for key, part in (("train/unlabeled", dataset.unlabeled), ("test", dataset.test))
     )
-    masks = _masks(dataset)
+    masks, problems = _masks(dataset)
+    lesions, wrong = _rows(dataset, "lesion", ["image", "kind"], ["area"])
+    if problems + wrong:
+        raise DatasetError(problems + wrong)
     annotated = None
     if masks is not None:
         annotated = (test == 0) | masks.any((1, 2))
-    file = dataset.folder / "lesions.csv"
-    lesions = read_table(file).astype({"area": float}) if file.exists() else None
     return Labels(unlabeled, test, masks, annotated, lesions)
 
 
-def _masks(dataset: Dataset) -> np.ndarray | None:
-    """Lesions of the test images at the set's size, from masks/ or boxes.csv; None without."""
-    size, folder, boxes_file = dataset.size, dataset.folder / "masks", dataset.folder / "boxes.csv"
+def _masks(dataset: Dataset) -> tuple[np.ndarray | None, list[str]]:
+    """Lesions of the test images at the set's size, from masks/ or boxes.csv, and what is wrong.
+
+    None where there are neither.
+    """
+    size, folder, problems = dataset.size, dataset.folder / "masks", []
     masks = np.zeros((len(dataset.test), size, size), bool)
-    if folder.is_dir():
+    if os.path.lexists(folder):
+        if not folder.is_dir():
+            return None, [f"{folder} is no folder."]
         for i, name in enumerate(dataset.test.names):
             file = folder / Path(name).with_suffix(".png").name
-            if file.exists():
-                masks[i] = _mask(file, size)
-        return masks
-    if boxes_file.exists():
-        places = pd.Series(range(len(masks)), dataset.test.names)
-        boxes = _boxes(dataset, boxes_file)
-        boxes["place"] = boxes["image"].map(places)
-        for box in boxes.dropna(subset="place").itertuples():
-            width, height = dataset.test.sizes[int(box.place)]
-            left = max(0, int(box.x / width * size))
-            top = max(0, int(box.y / height * size))
-            right = int(np.ceil((box.x + box.width) / width * size))
-            bottom = int(np.ceil((box.y + box.height) / height * size))
-            masks[int(box.place), top : max(0, bottom), left : max(0, right)] = True
-        return masks
-    return None
+            if os.path.lexists(file):
+                try:
+                    masks[i] = _mask(file, size)
+                except ImageError as error:
+                    problems.append(str(error))
+        return masks, problems
+    boxes, problems = _rows(dataset, "box", ["image"], ["x", "y", "width", "height"])
+    if boxes is None or problems:
+        return None, problems
+    places = pd.Series(range(len(masks)), dataset.test.names)
+    boxes["place"] = boxes["image"].map(places)
+    for box in boxes.dropna(subset="place").itertuples():
+        width, height = dataset.test.sizes[int(box.place)]
+        left = max(0, int(box.x / width * size))
+        top = max(0, int(box.y / height * size))
+        right = int(np.ceil((box.x + box.width) / width * size))
+        bottom = int(np.ceil((box.y + box.height) / height * size))
+        masks[int(box.place), top : max(0, bottom), left : max(0, right)] = True
+    return masks, []
 
 
 def _mask(file: Path, size: int) -> np.ndarray:
     """The pixels of size x size that a mask, whatever is not black, covers at least by half."""
-    try:
-        with Image.open(file) as image:
-            lesion = np.asarray(image.convert("RGB")).any(2)
-    except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise DatasetError([f"{file} cannot be read: {error}."]) from None
+    with opened(file) as image:
+        colours = np.asarray(image.convert("RGBA"))
+    lesion = colours[..., :3].any(2) & (colours[..., 3] > 0)
     image = Image.fromarray((lesion * 255).astype(np.uint8))
     share = np.asarray(image.resize((size, size), Image.Resampling.BOX))
     # A lesion smaller than half a pixel is still a lesion.
     return share >= 128 if (share >= 128).any() else share > 0
 
 
-def _boxes(dataset: Dataset, file: Path) -> pd.DataFrame:
-    """boxes.csv with numbers; rows without any are images without a finding, and left out."""
-    table, sides = read_table(file), ["x", "y", "width", "height"]
-    if not {"image", *sides} <= set(table):
-        needed = ", ".join(sides)
-        raise DatasetError(
-            [f"{file} needs the columns image, {needed}; it has {', '.join(table)}."]
-        )
-    table = table[(table[sides] != "").any(axis=1)]
-    table[sides] = table[sides].apply(pd.to_numeric, errors="coerce")
-    bad = table[sides].isna().any(axis=1) | (table[["width", "height"]] <= 0).any(axis=1)
+def _rows(
+    dataset: Dataset, what: str, words: list[str], numbers: list[str]
+) -> tuple[pd.DataFrame | None, list[str]]:
+    """boxes.csv or lesions.csv with its numbers as such, and what is wrong with it; None without.
+
+    what: box or lesion; words, numbers: the columns it needs, whose sizes are above 0. Rows without
+    any number are of images without a finding, and left out.
+    """
+    file = dataset.folder / f"{PLURALS[what]}.csv"
+    if not os.path.lexists(file):
+        return None, []
+    try:
+        table = read_table(file)
+    except DatasetError as error:
+        return None, error.problems
+    if not {*words, *numbers} <= set(table):
+        needed = ", ".join(words + numbers)
+        return None, [f"{file} needs the columns {needed}; it has {some(list(table))}."]
+    table = table[(table[numbers] != "").any(axis=1)]
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
+    sizes = table[[name for name in numbers if name not in ("x", "y")]]
+    bad = ~(table[numbers].abs() < LARGEST).all(axis=1) | (sizes <= 0).any(axis=1)
     images = image_folder(dataset.folder)
-    unknown = [name for name in table["image"].unique() if not (images / name).is_file()]
+    unknown = [name for name in table["image"].unique() if not os.path.isfile(images / name)]
     problems = []
     if bad.any():
-        first = table["image"][bad].iloc[0]
-        problems.append(f"{file}: {bad.sum()} rows hold no box, such as that of {first}.")
+        first = some([table["image"][bad].iloc[0]])
+        problems.append(f"{file}: {bad.sum()} rows hold no {what}, such as that of {first}.")
     if unknown:
         problems.append(f"{file} names images that are not there: {some(unknown)}.")
-    if problems:
-        raise DatasetError(problems)
-    return table
+    return table, problems

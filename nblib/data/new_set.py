@@ -13,7 +13,6 @@ appears whole or not at all.
 import contextlib
 import os
 import re
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,16 @@ from PIL import Image
 
 from nblib.data.drawn_sets import DRAWN
 from nblib.data.images import IMAGE_SUFFIXES, ImageError, Read, pixel_digest, read_all
-from nblib.files import DatasetError, passing_folder, root, write_json, written_whole
+from nblib.files import (
+    DatasetError,
+    as_text,
+    passing_folder,
+    root,
+    some,
+    write_for_people,
+    write_json,
+    written_whole,
+)
 from nblib.progress import progress
 
 FACTS = ["view", "sex", "age"]
@@ -32,9 +40,10 @@ FACTS = ["view", "sex", "age"]
 def is_there(name: str) -> bool:
     """Whether there is a set of that name, which is then said to be taken as it is."""
     here = root() / "data" / "sets" / name
-    if here.exists():
+    is_there = os.path.exists(here)  # false of what can be no name
+    if is_there:
         print(f"{here} is there, and is taken as it is: choose another name, or move it.")
-    return here.exists()
+    return is_there
 
 
 @contextlib.contextmanager
@@ -45,7 +54,7 @@ def new_set(name: str) -> Iterator[Path]:
     """
     here = root() / "data" / "sets" / name
     if not re.fullmatch(r"\w[\w .-]{0,59}", name) or name in DRAWN:
-        raise DatasetError([f"'{name}' is no name for a set: give it one such as my_set."])
+        raise DatasetError([f"'{some([name])}' is no name for a set: give it one such as my_set."])
     if here.exists():
         raise DatasetError([f"There is a set {here}: choose another name."])
     with passing_folder(here.parent, name) as folder:
@@ -61,7 +70,7 @@ def convert(table: pd.DataFrame, images: Path, size, conversion: str, quality: i
     size: see `prepare`, or a function of the image, such as of a crop. Rows without a `name` get
     one: that of the file, with a number where two files share it. To the table come
     digest (of the pixels in grey, as `datasets.load` compares them), width, height, mode,
-    header_patient, and view, sex, age where a DICOM header has them.
+    header_patient, and view, sex, age, burned_in where a DICOM header has them.
     """
     table = table.reset_index(drop=True)
     if "name" not in table:
@@ -110,12 +119,6 @@ def _names(files: list[Path]) -> list[str]:
         used.add(name.lower())
         names.append(f"{name}.png")
     return names
-
-
-def as_text(path: str | Path) -> str:
-    """A path as a line of text: what is no character, or would end a line, becomes a '?'."""
-    unfit = ("Cc", "Cs", "Zl", "Zp")
-    return "".join("?" if unicodedata.category(c) in unfit else c for c in os.fspath(path))
 
 
 def _reduced(image: Image.Image, size: int | None) -> Image.Image:
@@ -190,21 +193,19 @@ def write_lists(
     metadata = table[[*columns]].rename(columns=columns).fillna("")
     with written_whole(folder / "metadata.csv", "w") as file:
         metadata.to_csv(file, index=False)
-    write_files(folder / "left_out.csv", left_out, "why")
+    write_for_people(folder / "left_out.csv", of_files(left_out, "why"))
     for other in set(os.listdir(folder / "images")) - set(table["name"]):
         os.unlink(folder / "images" / other)
 
 
-def write_files(to: Path, rows, what: str) -> None:
-    """A csv with the column file and one more: what is said of each. It names paths."""
-    table = pd.DataFrame([(as_text(f), said) for f, said in rows], columns=["file", what])
-    with written_whole(to, "w") as file:
-        table.to_csv(file, index=False)
+def of_files(rows, what: str) -> pd.DataFrame:
+    """A table with the column file and one more: what is said of each. It names paths."""
+    return pd.DataFrame([(as_text(f), said) for f, said in rows], columns=["file", what])
 
 
 def listed(left_out: list[tuple[Path, str]], at_most: int = 10) -> list[str]:
     """A line for each file that was left out, as far as one wants to read them."""
-    lines = [f"{as_text(file)} {why}" for file, why in left_out[:at_most]]
+    lines = [f"{as_text(file)[:300]} {why}" for file, why in left_out[:at_most]]
     return lines + [f"and {len(left_out) - at_most} more"] * (len(left_out) > at_most)
 
 
@@ -216,6 +217,12 @@ def doubts(table: pd.DataFrame) -> list[str]:
     if table["moved"].any():
         n = int(table["moved"].sum())
         lines.append(f"{n} known normals moved to the mix, where their patients have images.")
+    if table["alone"].any():
+        n = int(table["alone"].sum())
+        lines.append(f"{n} images name no patient: each is taken for the only one of its patient.")
+    if "burned_in" in table:
+        n = int(table["burned_in"].notna().sum())
+        lines.append(f"{n} images say that text is burned into them: it may name the patient.")
     if table["mode"].str.contains("used").any():
         lines.append("Pictures that use fewer than 16 bits of 16 come out nearly black: hand over "
                      "8 bits, or DICOM.")  # fmt: skip

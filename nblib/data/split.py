@@ -8,10 +8,14 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from nblib.files import DatasetError
+from nblib.data.dicom import CONVERSIONS
+from nblib.files import DatasetError, must_be_file, some
 
 PARTS = {"train/0": "normal", "train/unlabeled": "unlabeled", "test": "test"}
 """Where data.json keeps the names of each part; those of the last two mostly by label, 0 or 1."""
+
+LARGEST = 4096
+"""Pixels of a side that a data.json may want: no method looks at more."""
 
 
 def read_split(file: Path) -> dict[str, list[str]]:
@@ -30,7 +34,7 @@ def read_split(file: Path) -> dict[str, list[str]]:
 def checked_split(file: Path) -> tuple[dict[str, list[str]], list[str]]:
     """As `read_split`, but what can be read of it, and a sentence for each problem."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = _content(file)
     except FileNotFoundError:
         return {}, [f"{file} is missing: it lists the images of each part."]
     except OSError as error:
@@ -65,20 +69,31 @@ def checked_split(file: Path) -> tuple[dict[str, list[str]], list[str]]:
     return split, problems
 
 
-def named_size(file: Path) -> int:
-    """The side in pixels that a data.json wants its images to be scaled to, 64 if it wants none.
+def checked_settings(file: Path) -> tuple[int, str, list[str]]:
+    """What a data.json says beside its lists, and a sentence for each problem.
 
-    Raises DatasetError for what is no such number.
+    That is the side in pixels that its images are to be scaled to, 64 if it says none or a wrong
+    one; and how they were made of DICOM files, 'window' if it does not say.
     """
     try:
-        size = _at(json.loads(file.read_text(encoding="utf-8-sig")), "size")
+        content = _content(file)
     except (OSError, ValueError, RecursionError):
-        size = None  # which `checked_split` tells of
-    if size is None:
-        return 64
-    if type(size) is not int or size < 1:
-        raise DatasetError([f"{file}: size is {size!r}, but must be a whole number of pixels."])
-    return size
+        content = None  # which `checked_split` tells of
+    content, problems = content if isinstance(content, dict) else {}, []
+    size, conversion = content.get("size", 64), content.get("conversion", CONVERSIONS[0])
+    if type(size) is not int or not 1 <= size <= LARGEST:
+        must = f"must be a whole number of pixels, at most {LARGEST}"
+        problems.append(f"{file}: size is {some([repr(size)])}, but {must}.")
+        size = 64
+    if conversion not in CONVERSIONS:
+        must = f"must be {' or '.join(CONVERSIONS)}"
+        problems.append(f"{file}: conversion is {some([repr(conversion)])}, but {must}.")
+    return size, conversion, problems
+
+
+def _content(file: Path):
+    must_be_file(file)
+    return json.loads(file.read_text(encoding="utf-8-sig"))
 
 
 def _at(content, key: str):
@@ -119,9 +134,3 @@ def in_both(values: dict[str, list], what: str, where: Path) -> list[str]:
 def common(values: dict[str, list], one: str, other: str) -> list:
     """What stands in both of two named lists, in order."""
     return sorted(set(values.get(one, [])) & set(values.get(other, [])))
-
-
-def some(names: list[str], at_most: int = 5) -> str:
-    """The first of some names, and how many more there are."""
-    rest = len(names) - at_most
-    return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from nblib import metrics
 from nblib.data import datasets
 from nblib.data.datasets import Dataset
-from nblib.files import root, written_whole
+from nblib.files import root, write_for_people, written_whole
 from nblib.methods import catalogue
 from nblib.progress import say
 from nblib.results import report, store
@@ -226,8 +226,7 @@ def _write_table(table: pd.DataFrame, asked: list[Run], out: Path) -> None:
     ) * (len(asked) > 1)
     with written_whole(out / "README.txt", "w") as file:
         file.write(README.format(**words))
-    with written_whole(out / "scores.csv", "w") as file:
-        table.to_csv(file, index=False, float_format="%.6g")
+    write_for_people(out / "scores.csv", table)
 
 
 def _must_be_ours(out: Path) -> None:

@@ -13,7 +13,7 @@ from nblib.data.datasets import Dataset
 from nblib.data.dicom import Read
 from nblib.data.folders import find_images
 from nblib.data.images import ImageError, read_all, scaled
-from nblib.data.new_set import as_text
+from nblib.files import as_text
 from nblib.methods.method import Method, detect_all
 from nblib.progress import progress
 from nblib.training.loop import best_device

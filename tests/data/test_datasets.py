@@ -297,12 +297,12 @@ def test_a_set_may_name_the_size_that_it_is_read_at(make_set):
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"size": 24}))
     assert load(folder).size == 24 and load(folder, 16).size == 16
-    for wrong in ("24", 24.5, 0, -3, True, [24]):
+    for wrong in ("24", 24.5, 0, -3, True, [24], None, 10**6):
         file.write_text(json.dumps(content | {"size": wrong}))
         with pytest.raises(DatasetError) as error:
             load(folder)
         assert error.value.problems == [
-            f"{file}: size is {wrong!r}, but must be a whole number of pixels."
+            f"{file}: size is {wrong!r}, but must be a whole number of pixels, at most 4096."
         ]
 
 
@@ -312,11 +312,11 @@ def test_images_are_decoded_in_parallel_with_progress(make_set, monkeypatch):
     barrier, opened, counted = threading.Barrier(2), [], []
     really_open, really_progress = Image.open, datasets.progress
 
-    def wait_for_another(file, *args):
+    def wait_for_another(file, **how):
         opened.append(file)
         if len(opened) <= 2:
             barrier.wait(timeout=10)
-        return really_open(file, *args)
+        return really_open(file, **how)
 
     def count(total, what, *args):
         for i in really_progress(total, what, *args):
@@ -719,6 +719,45 @@ def test_metadata_of_another_form_is_an_error(make_set, content):
     folder = make_set()
     (folder / "metadata.csv").write_bytes(content)
     one_problem(folder, "metadata.csv")
+
+
+@pytest.mark.parametrize("cell", ["a\0b", "x" * 100_000], ids=["NUL", "long"])
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_cell_that_can_be_no_name_is_an_error(make_set, cell, column):
+    row = ["normal_0.png", "1"]
+    row[column] = cell
+    folder = make_set()
+    (folder / "metadata.csv").write_text(f"image,patient\n{','.join(row)}\n")
+    one_problem(folder, "metadata.csv", f"a cell of {('image', 'patient')[column]}", "NUL")
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "data.json"])
+@pytest.mark.parametrize("make", [make_pipe, make_dangling_link])
+def test_a_link_to_nothing_or_a_pipe_is_an_error_and_nobody_waits(make_set, name, make):
+    folder = make_set()
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    told = [problem for problem in problems_of(folder) if name in problem]
+    assert told and all(problem.endswith(".") and "\n" not in problem for problem in told)
+
+
+@pytest.mark.parametrize("wrong", ["", "windows", None, 1, ["window"], {}, "x" * 9999])
+def test_a_conversion_that_there_is_not_is_one_of_the_problems(make_set, wrong):
+    folder = make_set()
+    write_split(folder, split_of(folder) | {"conversion": wrong, "size": "64"})
+    told = problems_of(folder, None)
+    assert len(told) == 2 and "size is '64'" in told[0]
+    assert "conversion is" in told[1] and told[1].endswith("must be window or benchmark.")
+    assert len(told[1]) < 400
+
+
+def test_a_long_name_is_told_of_in_a_short_sentence(make_set):
+    folder = make_set()
+    split = split_of(folder)
+    split["test"]["0"] += ["x" * 100_000, "a\0b"]
+    write_split(folder, split)
+    one_problem(folder, "no name of a file", "xxx...", "a\\x00b")
+    assert len(problems_of(folder)[0]) < 500
 
 
 def test_all_problems_of_the_lists_come_at_once(make_set):

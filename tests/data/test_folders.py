@@ -409,8 +409,9 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path, capsys):
     folder = prepare(tmp_path / "n", "bad", tmp_path / "u")
     why = left_out_of(folder)
     assert why.keys() == {
-        "empty.png", "bomb.png", "text.jpg", "cut.png", "dangling.png", "film.gif",
+        "empty.png", "bomb.png", "text.jpg", "cut.png", "dangling.png", "film.gif", "pipe.png",
     }  # fmt: skip
+    assert "a pipe" in why["pipe.png"] and "million pixels" in why["bomb.png"]
     assert "no image" in why["text.jpg"] and "3 pictures" in why["film.gif"]
     said = capsys.readouterr().out
     assert all(f"{tmp_path / 'n' / name} {reason}" in said for name, reason in why.items())
@@ -420,8 +421,9 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "a,b", ".hid", " ", "phantom", "places", "taken", "x" * 99]
-)
+    "name", ["", ".", "..", "a/b", "a,b", ".hid", " ", "phantom", "places", "taken", "x" * 99,
+             "x" * 9999, "a\0b"],
+)  # fmt: skip
 def test_a_name_that_cannot_be_is_refused_before_anything_is_written(layout, name):
     source = layout({"normal": 2, "unlabeled": 2})
     prepare(source, "taken")
@@ -592,6 +594,76 @@ def test_a_set_is_made_once_and_then_taken_as_it_is(layout, capsys):
         folders.ready("phantom", source)
     (root() / "data" / "sets" / "phantom").rmdir()
     assert contents(root()) == before
+
+
+def test_a_pattern_is_tried_before_any_image_is_read(layout, monkeypatch):
+    source = layout({"normal": 2, "unlabeled": 2})
+    monkeypatch.setattr(folders, "convert", lambda *_: pytest.fail("read"))
+    for pattern, words in (("(", "no regular expression"), (r"^(\d+)_", "matches no file")):
+        with pytest.raises(DatasetError, match=words):
+            prepare(source, "pattern", patient=pattern)
+
+
+def test_images_without_a_patient_are_counted(tmp_path, capsys):
+    for i in range(3):
+        draw_dicom(tmp_path / "n" / f"{i}.dcm", "P1" if i else "unknown")
+        draw(tmp_path / "u" / f"u{i}.png")
+    prepare(tmp_path / "n", "some", tmp_path / "u")
+    assert "4 images name no patient: each is taken for the only one" in capsys.readouterr().out
+    prepare(tmp_path / "n", "all", tmp_path / "u", patient="^.")
+    assert "name no patient" not in capsys.readouterr().out
+
+
+def test_images_with_text_burned_in_are_counted(tmp_path, capsys):
+    for i, word in enumerate(("YES", "YES", "NO")):
+        draw_dicom(tmp_path / "n" / f"{i}.dcm", "P1", BurnedInAnnotation=word)
+        draw(tmp_path / "u" / f"{i}.png")
+    folder = prepare(tmp_path / "n", "burned", tmp_path / "u")
+    assert "2 images say that text is burned into them" in capsys.readouterr().out
+    assert list(metadata_of(folder)) == ["image", "patient"]
+
+
+@pytest.mark.parametrize("other", ["pneumonia", "=ill", "Abnormal "])
+def test_a_folder_beside_normal_that_is_called_otherwise_is_told_what_to_be_called(layout, other):
+    source = layout({"normal": 2, other: 2})
+    with pytest.raises(DatasetError, match="call a folder abnormal if all its images are") as error:
+        prepare(source, "other")
+    assert f"beside it {other}" in str(error.value) and sets() == []
+
+
+def test_names_of_formulas_are_escaped_for_people_and_read_back_as_they_are(tmp_path, monkeypatch):
+    for name in ("n/=1+1.png", "n/-0.5.png", "u/@x.png", "u/'y.png"):
+        draw(tmp_path / name)
+    (tmp_path / "n" / "=bad.png").write_text("no image")
+    monkeypatch.chdir(tmp_path / "n")  # so that a path begins with the name
+    rows = [("=1+1.png", "0", "=a"), ("-0.5.png", "0", "-1"), ("../u/@x.png", "", "@"),
+            ("../u/'y.png", "", "+1"), ("=bad.png", "", "")]  # fmt: skip
+    source = csv_of(Path(), rows, ("image", "label", "patient"))
+    folder = prepare(source, "formulas")
+    names = {"=1+1.png", "-0.5.png", "@x.png", "'y.png"}
+    dataset = datasets.load(folder, 16)
+    assert {*dataset.normal.names, *dataset.unlabeled.names, *dataset.test.names} == names
+    originals = pd.read_csv(folder / "originals.csv", dtype=str)
+    assert set(originals["image"]) == names
+    assert all(Path(file).is_file() for file in originals["file"])
+    assert pd.read_csv(folder / "left_out.csv")["file"].tolist() == ["'=bad.png"]
+
+
+@pytest.mark.parametrize("cell", ["a\0.png", "x" * 100_000, "x" * 300], ids=["NUL", "long", "300"])
+def test_a_cell_that_names_no_file_is_told_of_in_short_sentences(layout, cell):
+    source = layout({"p": 2})
+    with pytest.raises(DatasetError) as error:
+        prepare(csv_of(source, [(cell, "0"), ("p/p0.png", "")], ("image", "label")), "cells")
+    assert all(len(problem) < 600 and "\n" not in problem for problem in error.value.problems)
+    assert sets() == []
+
+
+def test_a_table_that_names_a_pipe_does_not_wait(layout):
+    source = layout({"p": 3})
+    os.mkfifo(source / "p" / "pipe")
+    rows = [("p/p0.png", "0", "normal"), ("p/p1.png", "", ""), ("p/pipe", "", "")]
+    why = left_out_of(prepare(csv_of(source, rows, ("image", "label", "split")), "pipes"))
+    assert why.keys() == {"pipe"} and "a pipe" in why["pipe"]
 
 
 NAMES = st.text(

@@ -1,9 +1,18 @@
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 from sets import COLOUR, GREY, one_problem
 
 from nblib.data.datasets import load
+from nblib.data.dicom import TOO_LARGE
+from nblib.data.images import ImageError, may_be_image, read_image
 
 SMOOTH = np.add.outer(np.arange(16) * 8, np.arange(16) * 6).astype(np.uint8)
 SMOOTH_COLOUR = np.stack([SMOOTH, SMOOTH.T, 255 - SMOOTH], 2)
@@ -47,9 +56,11 @@ FORMATS = {
     "1-bit png": (Image.fromarray(GREY > 127), "PNG", 255.0 * (GREY > 127), 0),
     "palette png": (palette()[0], "PNG", luminance(palette()[1]), 0.51),
     "palette gif": (palette()[0], "GIF", luminance(palette()[1]), 0.51),
-    "grey and alpha": (Image.fromarray(with_alpha(GREY)), "PNG", GREY, 0),
+    "grey and alpha": (Image.fromarray(with_alpha(GREY)), "PNG", GREY * (128 / 255), 0.51),
     "colour png": (Image.fromarray(COLOUR), "PNG", luminance(COLOUR), 0.51),
-    "colour and alpha": (Image.fromarray(with_alpha(COLOUR)), "PNG", luminance(COLOUR), 0.51),
+    "colour and alpha": (
+        Image.fromarray(with_alpha(COLOUR)), "PNG", luminance(COLOUR) * 128 / 255, 1.01,
+    ),
     "colour jpeg": (Image.fromarray(SMOOTH_COLOUR), "JPEG", luminance(SMOOTH_COLOUR), 8),
     "cmyk jpeg": (
         Image.fromarray(np.dstack([255 - SMOOTH] * 3 + [0 * SMOOTH]), "CMYK"), "JPEG", SMOOTH, 6,
@@ -75,7 +86,7 @@ def jpeg_options(file_format):
     ("image", "file_format", "expected", "tolerance"),
     [
         (Image.fromarray(COLOUR), "PNG", COLOUR, 0),
-        (Image.fromarray(with_alpha(COLOUR)), "PNG", COLOUR, 0),
+        (Image.fromarray(with_alpha(COLOUR)), "PNG", COLOUR * (128 / 255), 0.51),
         (palette()[0], "PNG", palette()[1], 0),
         (Image.fromarray(SMOOTH_COLOUR), "JPEG", SMOOTH_COLOUR, 8),
         (Image.fromarray(GREY), "PNG", np.dstack([GREY] * 3), 0),
@@ -120,3 +131,152 @@ def test_images_are_scaled_bilinearly_to_a_square(make_set, shape):
     Image.fromarray(pixels).save(folder / "images" / "normal_0.png")
     expected = triangle(triangle(pixels.astype(float), 16).T, 16).T
     assert np.abs(load(folder, 16).normal.images[0, 0] - expected).max() <= 1.01
+
+
+ALPHA = np.random.default_rng(10).integers(0, 256, (16, 16), np.uint8)
+
+
+def transparent(alpha):
+    """Kinds of pictures with this alpha: the picture, and its pixels over black."""
+    share = alpha / 255
+    is_seen = alpha > 0
+    keyed = np.where(is_seen, np.maximum(GREY, 1), 0)
+    deep = np.where(is_seen, sixteen_bit(257, 0) | 1, 0).astype(np.uint16)
+    colours = np.random.default_rng(9).integers(0, 256, (256, 3), np.uint8)
+    indexed = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16), "P")
+    indexed.putpalette(colours.tobytes())
+    of_palette = colours.reshape(16, 16, 3) * share[..., None]
+    return {
+        "RGBA": (Image.fromarray(np.dstack([COLOUR, alpha])), {}, COLOUR * share[..., None]),
+        "LA": (Image.fromarray(np.dstack([GREY, alpha])), {}, GREY * share),
+        "P": (indexed, {"transparency": alpha.tobytes()}, of_palette),
+        "L": (Image.fromarray(keyed), {"transparency": 0}, keyed),
+        "I;16": (Image.fromarray(deep), {"transparency": 0}, np.round(deep / 257)),
+    }
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "I;16"])
+def test_black_shows_through_what_is_transparent_and_the_mode_says_so(tmp_path, mode):
+    picture, how, expected = transparent(ALPHA // 2 * (ALPHA > 60))[mode]
+    picture.save(tmp_path / "image.png", **how)
+    found = read_image(tmp_path / "image.png")
+    assert found.mode == f"{mode}, transparent"
+    values = np.asarray(found.image.convert("RGB" if expected.ndim == 3 else "L")).astype(float)
+    assert np.abs(values - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_an_opaque_alpha_changes_nothing(tmp_path, mode):
+    picture, how, expected = transparent(np.full((16, 16), 255, np.uint8))[mode]
+    picture.save(tmp_path / "image.png", **how)
+    found = read_image(tmp_path / "image.png")
+    assert found.mode == mode and found.image.mode == "RGB"
+    expected = expected if expected.ndim == 3 else np.dstack([expected] * 3)
+    assert np.array_equal(found.image, expected)
+
+
+@pytest.mark.parametrize("high", [4000, 65535])
+def test_both_orders_of_bytes_give_the_same_picture(tmp_path, high):
+    values = np.random.default_rng(0).integers(0, high, (20, 16), np.uint16)
+    read = []
+    for order in "<>":
+        Image.fromarray(values.astype(f"{order}u2")).save(tmp_path / f"{ord(order)}.tif")
+        read.append(read_image(tmp_path / f"{ord(order)}.tif"))
+    assert np.array_equal(read[0].image, read[1].image)
+    assert read[1].mode == read[0].mode.replace("I;16", "I;16B")
+
+
+def refused(file):
+    with pytest.raises(ImageError) as error:
+        read_image(file)
+    assert str(error.value) == f"{file} {error.value.why}" and "\n" not in error.value.why
+    return error.value.why
+
+
+def test_formats_that_would_start_a_program_are_no_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("started"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    (tmp_path / "image.png").write_bytes(eps)
+    assert refused(tmp_path / "image.png") == "is no image."
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "pipe", "pipe.dcm"])
+def test_nobody_waits_for_a_pipe(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert "a pipe" in refused(tmp_path / name)
+    assert may_be_image(tmp_path / name) == (name != "pipe")
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "x" * 300 + ".png", "nowhere.dcm"])
+def test_a_name_that_no_file_has_is_refused_in_a_sentence(tmp_path, name):
+    assert refused(tmp_path / name).startswith("cannot be read: ")
+
+
+def png(width, height, before=b""):
+    def chunk(kind, data):
+        size, check = struct.pack(">I", len(data)), struct.pack(">I", zlib.crc32(kind + data))
+        return size + kind + data + check
+
+    rows = zlib.compress(bytes(10_000_000), 9)
+    text = chunk(b"zTXt", b"a\0\0" + before) if before else b""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    begin = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
+    return begin + text + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def claiming(kind, before, after):
+    """A small picture of 16 x 16 in which some bytes that say so are others."""
+    out = io.BytesIO()
+    Image.new("L", (16, 16)).save(out, kind)
+    assert before in out.getvalue()
+    return out.getvalue().replace(before, after)
+
+
+BOMBS = {
+    "png": lambda: png(50_000, 50_000),
+    "png, just too large": lambda: png(10_000, 5_001),
+    "text in a png": lambda: png(16, 16, zlib.compress(bytes(400_000_000), 9)),
+    "gif": lambda: claiming("GIF", struct.pack("<HH", 16, 16), struct.pack("<HH", 60_000, 60_000)),
+    "jpeg": lambda: claiming("JPEG", struct.pack(">HH", 16, 16), struct.pack(">HH", 9000, 9000)),
+    "jpeg 2000": lambda: claiming(
+        "JPEG2000", struct.pack(">II", 16, 16), struct.pack(">II", 13_000, 13_000)
+    ),
+    "tiff": lambda: claiming(
+        "TIFF", struct.pack("<HHII", 256, 4, 1, 16), struct.pack("<HHII", 256, 4, 1, 4_000_000)
+    ),
+    "webp": lambda: claiming(
+        "WEBP", struct.pack("<HH", 16, 16), struct.pack("<HH", 16_383, 16_383)
+    ),
+}
+PEAK = """
+import pathlib, resource, sys
+from nblib.data.images import ImageError, read_image
+used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = used()
+for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    try:
+        read_image(file)
+        print("read")
+    except ImageError as error:
+        print(error.why)
+print((used() - before) // 1024)
+"""
+
+
+def test_a_small_file_that_claims_to_be_huge_is_refused_before_it_takes_the_memory(tmp_path):
+    for kind, make in BOMBS.items():
+        (tmp_path / kind).write_bytes(make())
+    command = [sys.executable, "-c", PEAK, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    told = dict(zip(sorted(BOMBS), said[:-1], strict=True))
+    assert "too large" in told.pop("text in a png")
+    assert set(told.values()) == {TOO_LARGE}
+    assert int(said[-1]) < 100  # MB
+
+
+def test_the_largest_image_is_still_read(tmp_path, monkeypatch):
+    Image.new("L", (60, 50)).save(tmp_path / "image.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    assert read_image(tmp_path / "image.png").image.size == (60, 50)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1499)
+    assert refused(tmp_path / "image.png") == TOO_LARGE

@@ -1,5 +1,7 @@
 import dataclasses
 import fractions
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +102,10 @@ def test_normal_images_and_those_with_lesions_are_annotated(make_set):
         "image,x,y,w,h\ntest_1_0.png,1,1,2,2\n", "image,x,y,width,height\ntest_1_0.png,a,1,2,2\n",
         "image,x,y,width,height\ntest_1_0,1,1,2,2\n",
         "image,x,y,width,height\ntest_1_0.png,9,9,-4,-4\n",
+        "image,x,y,width,height\ntest_1_0.png,inf,1,2,2\n",
+        "image,x,y,width,height\ntest_1_0.png,1,1,2,-inf\n",
+        "image,x,y,width,height\ntest_1_0.png,nan,1,2,2\n",
+        "image,x,y,width,height\ntest_1_0.png,1,1e308,2,2\n",
     ],
 )  # fmt: skip
 def test_boxes_of_another_form_are_an_error(make_set, text):
@@ -200,7 +206,64 @@ def test_a_broken_mask_is_an_error(make_set):
 
 def test_lesions_are_read_with_names_as_text(make_set):
     folder = make_set()
+    (folder / "images" / "007").symlink_to("test_1_0.png")
     (folder / "lesions.csv").write_text("image,kind,area\n007,nodule,0.25\n")
     table = load_labels(load(folder, 16)).lesions
     assert list(table.columns) == ["image", "kind", "area"]
     assert table["image"][0] == "007" and table["area"][0] == 0.25
+
+
+def label_problems(folder):
+    dataset = load(folder, 16)
+    with pytest.raises(DatasetError) as caught:
+        load_labels(dataset)
+    assert all(told.endswith(".") and "\n" not in told for told in caught.value.problems)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,kind\ntest_1_0.png,nodule\n", "needs the columns image, kind, area"),
+        ("image,kind,area\ntest_1_0.png,nodule,large\n", "1 rows hold no lesion"),
+        ("image,kind,area\ntest_1_0.png,nodule,inf\n", "1 rows hold no lesion"),
+        ("image,kind,area\ntest_1_0.png,nodule,-1\n", "such as that of test_1_0.png"),
+        ("image,kind,area\nnowhere.png,nodule,1\n", "images that are not there: nowhere.png"),
+        ("image,kind,area\n,nodule,1\n", "images that are not there: ''"),
+        ("image,kind,area\n\0,nodule,1\n", "NUL"), ("", "no table"),
+    ],
+)  # fmt: skip
+def test_lesions_of_another_form_are_an_error(make_set, text, words):
+    folder = make_set()
+    (folder / "lesions.csv").write_text(text)
+    [told] = label_problems(folder)
+    assert "lesions.csv" in told and words in told
+
+
+def test_problems_of_lesions_come_with_those_of_boxes_and_masks(make_set):
+    lesions = "image,kind,area\ntest_1_0.png,nodule,large\nnowhere.png,nodule,1\n"
+    folder = make_set("boxes", boxes=[("test_1_0.png", 1, 1, "inf", 2)])
+    (folder / "lesions.csv").write_text(lesions)
+    assert [Path(told.split(".csv")[0]).name for told in label_problems(folder)] == [
+        "boxes", "lesions", "lesions",
+    ]  # fmt: skip
+    folder = make_set("masks", masks={"test_1_0.png": GREY})
+    for name in ("test_1_0.png", "test_1_1.png"):
+        (folder / "masks" / name).write_text("no image")
+    (folder / "lesions.csv").write_text(lesions)
+    assert len(label_problems(folder)) == 4
+
+
+@pytest.mark.parametrize("name", ["boxes.csv", "lesions.csv", "masks", "masks/test_1_0.png"])
+def test_a_link_to_nothing_or_a_pipe_is_told_of_and_nobody_waits(make_set, name):
+    for make in (lambda file: file.symlink_to("nowhere"), os.mkfifo):
+        folder = make_set(f"{make}", masks={"t.png": GREY} if "/" in name else None)
+        make(folder / name)
+        [told] = label_problems(folder)
+        assert name in told
+
+
+def test_what_is_transparent_in_a_mask_is_no_lesion(make_set):
+    mask = np.full((16, 16, 4), 255, np.uint8)
+    mask[:8, :, 3] = 0
+    assert np.array_equal(mask_at(make_set, mask), np.arange(16)[:, None] + np.zeros(16) >= 8)
