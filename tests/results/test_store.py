@@ -5,6 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 
+from files import all_bytes, full_disk
 from nblib.data import datasets
 from nblib.files import RunError
 from nblib.results import features, store, tables
@@ -180,3 +181,12 @@ def test_runs_that_were_put_aside_are_not_collected(results):
         folder.rename(folder.with_name(f"{folder.name}.old"))
     with pytest.raises(FileNotFoundError, match="no finished run"):
         store.collect(results[0].config["set"], "smoke")
+
+
+def test_scores_that_were_kept_before_stay_where_the_disk_is_full(results, project_root):
+    data = results[0].config["set"]
+    file = store.keep(data, "smoke")[0]
+    before = all_bytes(project_root / "data" / "scores")
+    with pytest.raises(OSError, match=f"{file} cannot be written: File too large"), full_disk(100):
+        store.keep(data, "smoke")
+    assert all_bytes(project_root / "data" / "scores") == before

@@ -1,5 +1,6 @@
 """What is read of a run's folder is what was written, or a sentence says what is wrong."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from files import all_bytes, full_disk
 from nblib.data import datasets
 from nblib.files import RunError
 from nblib.methods.trivial import MeanImage
@@ -309,3 +311,45 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(made, copy):
     (copy / "metrics.json").unlink()
     flip(copy / "checkpoint.pt", copy.joinpath("checkpoint.pt").stat().st_size // 2)
     refused(lambda here: runs.run("ganomaly", made[0], "smoke"), copy / "checkpoint.pt")
+
+
+# A full disk
+
+
+@pytest.mark.parametrize("room, name", [(500, "config.json"), (3000, "checkpoint.pt")])
+def test_a_run_on_a_full_disk_names_the_file_and_goes_on_where_there_is_room(
+    made, project_root, room, name
+):
+    here = runs.run_folder("own", "smoke", "ganomaly", 0)
+    with pytest.raises(OSError, match=f"{here / name} cannot be written"), full_disk(room):
+        runs.run("ganomaly", made[0], "smoke")
+    assert not [file for file in here.iterdir() if file.name.startswith(".")]
+    assert runs.run("ganomaly", made[0], "smoke").metrics["auc"] == made[1].metrics["auc"]
+
+
+@pytest.mark.parametrize("name", ["history.csv", "scores.csv", "maps.npz", "metrics.json"])
+def test_a_full_disk_after_the_training_loses_nothing_of_it(made, copy, name, monkeypatch):
+    replace = os.replace
+
+    def full(source, target):
+        if target == copy / name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    (copy / "metrics.json").unlink()
+    before = all_bytes(copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match=f"{copy / name} cannot be written: No space left"):
+            runs.run("ganomaly", made[0], "smoke")
+    assert all_bytes(copy).get(copy / name) == before.get(copy / name)
+    again = runs.run("ganomaly", made[0], "smoke")
+    assert again.scores.equals(made[1].scores) and again.metrics["auc"] == made[1].metrics["auc"]
+
+
+def test_the_checkpoint_before_stays_where_there_is_no_room_for_the_next(copy):
+    file = copy / "checkpoint.pt"
+    before, saved = all_bytes(copy), torch.load(file)
+    with pytest.raises(OSError, match=f"{file} cannot be written: File too large"), full_disk(3000):
+        save_checkpoint(file, saved)
+    assert all_bytes(copy) == before
