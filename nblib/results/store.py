@@ -249,10 +249,11 @@ def _kept(file: Path) -> Result:
         return kept
 
     kept = read(file, load, KEEP_AGAIN)
-    scores = scores_of(file.with_suffix(".csv.gz"), kept["metrics"], KEEP_AGAIN)
+    beside = file.with_suffix(".csv.gz")
+    scores = scores_of(beside, kept["metrics"], file.name, KEEP_AGAIN)
     # Scores that an earlier version kept have no digest.
     if kept.pop("digest", None) not in (None, _digest(kept, file)):
-        raise RunError(f"{file} or its scores are not as they were written. {KEEP_AGAIN}")
+        raise RunError(f"{file} or {beside.name} is not as it was written. {KEEP_AGAIN}")
     checkpoints = pd.DataFrame(kept.get("checkpoints", []))
     return Result(kept["config"], kept["metrics"], scores, checkpoints)
 

@@ -108,7 +108,7 @@ class Run:
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
-        return scores_of(self.folder / "scores.csv", self.metrics)
+        return scores_of(self.folder / "scores.csv", self.metrics, "metrics.json")
 
     @functools.cached_property
     def test(self) -> pd.DataFrame:
@@ -221,8 +221,8 @@ def _check_kinds(found: dict, kinds: dict[str, type]) -> None:
         raise ValueError(f"it says no valid {', '.join(wrong)}")
 
 
-def scores_of(file: Path, found: dict, then: str = AGAIN) -> pd.DataFrame:
-    """`read_scores` of a finished run. found: its metrics.
+def scores_of(file: Path, found: dict, beside: str, then: str = AGAIN) -> pd.DataFrame:
+    """`read_scores` of a finished run. found: its metrics, in the file `beside` it.
 
     Raises RunError where the metrics were worked out from other scores.
     """
@@ -237,7 +237,7 @@ def scores_of(file: Path, found: dict, then: str = AGAIN) -> pd.DataFrame:
         known = labels.isin([0, 1]).all() and np.isfinite(values).all()
         fits = known and np.isclose(metrics.auc(labels, values), found["auc"], rtol=0, atol=1e-6)
     if not fits:
-        raise RunError(f"{file} is of another run: its metrics are of other scores. {then}")
+        raise RunError(f"{file} and {beside} beside it are of two runs. {then}")
     return scores
 
 

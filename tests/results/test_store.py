@@ -145,7 +145,7 @@ def test_scores_that_were_kept_without_a_digest_are_compared_with_their_metrics(
     kept.write_text(json.dumps(record))
     assert len(store.collect(kept.parts[-4], "smoke")) == 4
     again(lambda text: text[: text[:-1].rindex(b"\n") + 1])(kept)
-    with pytest.raises(RunError, match="of another run"):
+    with pytest.raises(RunError, match="of two runs"):
         store.collect(kept.parts[-4], "smoke")
 
 

@@ -270,9 +270,7 @@ def test_without_digests_the_contents_are_looked_at(made, copy, name, damage):
     with pytest.raises(RunError) as error:
         read_all(copy)
     (line,) = str(error.value).splitlines()
-    # Which of two files that do not belong together is the wrong one, nobody can say.
-    named = "scores.csv" if "its metrics are of other scores" in line else name
-    assert line.startswith(str(copy / named))
+    assert str(copy) in line and name in line
 
 
 def test_a_whole_folder_of_another_run_is_noticed(made, copy):
