@@ -201,9 +201,11 @@ def commands() -> Parser:
 
 def main() -> None:
     given = commands().parse_args()
+    from nblib.files import RunError
+
     try:
         given.do(given)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError, RunError) as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
 

@@ -29,15 +29,23 @@ def front_page() -> Path:
     return root() / "figures" / "html" / "index.html"
 
 
+UNWRITABLE = {
+    getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EACCES", "EPERM")
+}
+"""No room on the disk, for a file of this size or for this user; no right to write."""
+
+
 @contextlib.contextmanager
 def written_whole(path: Path, mode: str = "wb"):
     """Open a temporary neighbour of `path`, moved onto `path` when the block ends well.
 
-    A reader sees the old file or the new one, never half of one, whatever kills the writer.
+    A reader sees the old file or the new one, never half of one, whatever kills the writer. Raises
+    OSError, in a sentence, where there is no room or no right to write; the old file then stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, mode) as file:
             yield file
             file.flush()
@@ -45,9 +53,20 @@ def written_whole(path: Path, mode: str = "wb"):
         # mkstemp makes files for the owner alone; results are as readable as any other file.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        if temporary:
+            os.unlink(temporary)
+        if why := _unwritable(error):
+            sentence = f"{path} cannot be written: {why.strerror}. What was there is unchanged."
+            raise type(why)(sentence) from None
         raise
+
+
+def _unwritable(error: BaseException | None) -> OSError | None:
+    """The error of the disk behind an error: torch raises one of its own after it."""
+    while error and not (isinstance(error, OSError) and error.errno in UNWRITABLE):
+        error = error.__context__
+    return error
 
 
 def unused(path: Path) -> Path:
@@ -59,7 +78,18 @@ def unused(path: Path) -> Path:
 def write_json(path: Path, value) -> None:
     """Write `value` as indented JSON; NaN is refused, since JSON has none."""
     with written_whole(path, "w") as file:
-        file.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        file.write(as_json(value))
+
+
+def as_json(value) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def in_a_line(error: Exception) -> str:
+    """What an error of a library says, in a line of at most 200 characters without a full stop."""
+    words = as_text(" ".join(str(error).split())) or type(error).__name__
+    return words[:200].rstrip(".")
 
 
 class DatasetError(ValueError):
@@ -68,6 +98,10 @@ class DatasetError(ValueError):
     def __init__(self, problems: list[str]):
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class RunError(RuntimeError):
+    """What is wrong with a run, in one sentence that names the file and says what to do."""
 
 
 def must_be_file(file: Path) -> None:
@@ -112,8 +146,7 @@ def read_table(file: Path) -> pd.DataFrame:
     except OSError as error:
         raise DatasetError([f"{file} cannot be read: {error.strerror}."]) from None
     except ValueError as error:  # pandas' own errors are ValueErrors
-        why = as_text(" ".join(str(error).split()))[:200].rstrip(".")
-        problem = f"{file} is no table of comma-separated values: {why}."
+        problem = f"{file} is no table of comma-separated values: {in_a_line(error)}."
         raise DatasetError([problem]) from None
     for name, cells in [("the first line", table.columns.to_series()), *table.items()]:
         if cells.str.contains("\0", regex=False).any() or cells.str.len().max() > MOST_CHARACTERS:

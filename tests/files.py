@@ -1,7 +1,9 @@
 """Files that tests write: sets in the layout of Med-AD, DICOM."""
 
+import contextlib
 import csv
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +91,19 @@ def folder_digest(folder):
     """A digest of the names and the bytes of all files in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return digest(*(str(path).encode() + path.read_bytes() for path in files))
+
+
+@contextlib.contextmanager
+def full_disk(room):
+    """No file can grow over so many bytes, as on a disk that is full. (Python ignores SIGXFSZ.)"""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def all_bytes(folder):
+    """The content of every file in a folder, also of temporary ones, by path."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -8,9 +9,14 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
 
+from files import full_disk
 from nblib import files
 
 
@@ -57,6 +63,60 @@ def test_a_target_that_cannot_be_replaced_leaves_no_temporary(tmp_path):
     with pytest.raises(OSError), files.written_whole(tmp_path / "folder") as file:
         file.write(b"new")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)
+
+WRITERS = {
+    "bytes": lambda file: file.write(NOISE.tobytes()),
+    "JSON": lambda file: file.write(files.as_json(NOISE.tolist()).encode()),
+    "NumPy": lambda file: np.savez(file, a=NOISE),
+    "NumPy, compressed": lambda file: np.savez_compressed(file, a=NOISE),
+    "torch": lambda file: torch.save({"a": torch.from_numpy(NOISE)}, file),
+    "pandas": lambda file: pd.DataFrame(NOISE).to_csv(file),
+    "pandas, compressed": lambda file: pd.DataFrame(NOISE).to_csv(file, compression="gzip"),
+    "matplotlib": lambda file: plt.imsave(file, NOISE, format="png"),
+    "matplotlib, PDF": lambda file: figure_of_noise().savefig(file, format="pdf"),
+    "Pillow": lambda file: Image.fromarray(NOISE).save(file, "PNG"),
+}
+
+
+def figure_of_noise():
+    figure = Figure()
+    figure.subplots().imshow(NOISE)
+    return figure
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("before", [["f"], []])
+def test_a_full_disk_is_said_in_a_sentence_and_leaves_what_was_there(tmp_path, before, write):
+    for name in before:
+        (tmp_path / name).write_text("old")
+    whole = files.written_whole(tmp_path / "f")
+    with pytest.raises(OSError) as error, full_disk(1000), whole as file:
+        write(file)
+    words = "cannot be written: File too large. What was there is unchanged."
+    assert str(error.value) == f"{tmp_path / 'f'} {words}"
+    assert os.listdir(tmp_path) == before
+    assert all((tmp_path / name).read_text() == "old" for name in before)
+    with files.written_whole(tmp_path / "f") as file:
+        write(file)
+    assert (tmp_path / "f").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("where", ["tempfile.mkstemp", "pathlib.Path.mkdir", "os.replace"])
+def test_what_the_system_refuses_is_said_in_a_sentence(tmp_path, monkeypatch, code, where):
+    def refuse(*args, **kwargs):
+        raise OSError(code, os.strerror(code), "some temporary name")
+
+    (tmp_path / "f.json").write_text("old")
+    monkeypatch.setattr(where, refuse)
+    with pytest.raises(OSError, match=os.strerror(code)) as error:
+        files.write_json(tmp_path / "f.json", [])
+    assert str(error.value).startswith(f"{tmp_path / 'f.json'} cannot be written")
+    assert "temporary" not in str(error.value) and os.listdir(tmp_path) == ["f.json"]
+    assert (tmp_path / "f.json").read_text() == "old"
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

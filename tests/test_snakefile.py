@@ -406,7 +406,9 @@ def test_a_killed_batch_resumes_to_the_numbers_of_an_undisturbed_one(
     assert len(killed) >= 3, "Snakemake, papermill and a kernel"
 
     left = {file.name for file in here.iterdir() if not file.name.startswith(".")}
-    assert left == {"config.json", "checkpoint.pt", "watched.csv"}, "killed while training"
+    assert left == {"config.json", "checkpoint.pt", "watched.csv", "SHA256SUMS"}, (
+        "killed while training"
+    )
     assert runs.Run(here).config["method"] == "sagan"
     saved = torch.load(here / "checkpoint.pt", weights_only=True)
     assert 0 < saved["step"] < 60

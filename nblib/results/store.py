@@ -13,10 +13,19 @@ from typing import NamedTuple
 import pandas as pd
 
 from nblib import __version__, metrics
-from nblib.files import digest, root, write_json, written_whole
+from nblib.files import RunError, digest, root, write_json, written_whole
 from nblib.methods import catalogue
 from nblib.training import budgets
-from nblib.training.runs import Run, read_scores, run_folder, test_part
+from nblib.training.folder import read
+from nblib.training.runs import (
+    Run,
+    check_config,
+    check_metrics,
+    read_scores,
+    run_folder,
+    scores_of,
+    test_part,
+)
 
 PROJECT = Path(__file__).parents[2]
 
@@ -25,6 +34,11 @@ PASSES = ("moved", "mirrored", "perceptual")
 
 FEATURES = "features.csv"
 """What `features.study` found of a set at a budget, beside its runs."""
+
+
+PASS_AGAIN = "Move it away, or where it is kept take it from the repository again."
+
+KEEP_AGAIN = "Take it from the repository again, or keep the run again (make keep)."
 
 
 class Result(NamedTuple):
@@ -61,20 +75,17 @@ def collect(
     root's. A run of `data/runs` takes precedence over its kept
     scores in `data/scores`. Runs of methods that the catalogue no longer has are named and left
     out. Raises FileNotFoundError, naming the command that makes them, where
-    there is none, and ValueError where the test images have no labels.
+    there is none, ValueError where the test images have no labels, and RunError where a file of a
+    run or of kept scores is missing or damaged.
     """
     data = Path(data).name
     found: dict[tuple[str, str, int], Result] = {}
     kept = _scores_folder(data, budget, project)
     for file in sorted(kept.glob(f"*/{_stem(variants, '*')}.json")):
-        record = json.loads(file.read_text())
-        scores = read_scores(file.with_suffix(".csv.gz"))
-        checkpoints = pd.DataFrame(record.get("checkpoints", []))
-        found[_key(record["config"])] = Result(
-            record["config"], record["metrics"], scores, checkpoints
-        )
+        result = _kept(file)
+        found[_key(result.config)] = result
     for file in sorted(_runs_folder(data, budget).glob(f"*/{variants}/seed*/metrics.json")):
-        if ".aside" not in file.parent.name:
+        if file.parent.name.removeprefix("seed").isdecimal():  # none that was put aside
             run = Run(file.parent)
             found[_key(run.config)] = of(run)
     known = catalogue.known(method for method, *_ in found)
@@ -162,12 +173,12 @@ def keep(data: str, budget: str) -> list[Path]:
         kept = {"config": result.config, "metrics": result.metrics}
         if len(result.checkpoints):
             kept["checkpoints"] = json.loads(result.checkpoints.to_json(orient="records"))
-        write_json(stem.with_suffix(".json"), kept)
+        write_json(stem.with_suffix(".json"), kept | {"digest": _digest(kept, stem)})
         files.append(stem.with_suffix(".csv.gz"))
     for pattern in (*(f"{name}-seed*.csv" for name in PASSES), FEATURES):
         for file in sorted(_runs_folder(data, budget).glob(pattern)):
             files.append(_scores_folder(data, budget) / f"{file.name}.gz")
-            _write_scores(files[-1], read_scores(file))
+            _write_scores(files[-1], read_scores(file, PASS_AGAIN))
     return files
 
 
@@ -197,7 +208,8 @@ def read_pass(name: str, data: str, budget: str) -> list[tuple[str, pd.DataFrame
     kept = sorted(_scores_folder(data, budget).glob(f"{name}-seed*.csv.gz"))
     fresh = sorted(_runs_folder(data, budget).glob(f"{name}-seed*.csv"))
     files = {file.name.removesuffix(".gz"): file for file in (*kept, *fresh)}
-    found = [one for file in files.values() for one in read_scores(file).groupby("method")]
+    tables = (read_scores(file, PASS_AGAIN) for file in files.values())
+    found = [one for table in tables for one in table.groupby("method")]
     there = catalogue.known(method for method, _ in found)
     return [(method, table) for method, table in found if method in there]
 
@@ -222,6 +234,33 @@ def _all(data: str, budget: str) -> list[Result]:
         with contextlib.suppress(FileNotFoundError):
             found += collect(data, budget, variants)
     return found
+
+
+def _kept(file: Path) -> Result:
+    """The kept scores of a run, from its .json and the .csv.gz beside it."""
+
+    def load(file: Path) -> dict:
+        kept = json.loads(file.read_text())
+        check_config(kept["config"])
+        check_metrics(kept["metrics"])
+        own = [kept["config"][name] for name in ("set", "budget", "method", "seed")]
+        if [*file.parts[-4:-1], file.stem.split("-")[-1]] != [*own[:3], f"seed{own[3]}"]:
+            raise ValueError(f"it is of another run, {', '.join(map(str, own))}")
+        return kept
+
+    kept = read(file, load, KEEP_AGAIN)
+    beside = file.with_suffix(".csv.gz")
+    scores = scores_of(beside, kept["metrics"], file.name, KEEP_AGAIN)
+    # Scores that an earlier version kept have no digest.
+    if kept.pop("digest", None) not in (None, _digest(kept, file)):
+        raise RunError(f"{file} or {beside.name} is not as it was written. {KEEP_AGAIN}")
+    checkpoints = pd.DataFrame(kept.get("checkpoints", []))
+    return Result(kept["config"], kept["metrics"], scores, checkpoints)
+
+
+def _digest(kept: dict, stem: Path) -> str:
+    """A digest of what is kept of a run, and of the scores beside it."""
+    return digest(json.dumps(kept).encode(), stem.with_suffix(".csv.gz").read_bytes())
 
 
 def _write_scores(path: Path, scores: pd.DataFrame) -> None:

@@ -11,11 +11,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nblib.data.batches import Batch, Batches, HeldOut, step_seed, to_float
-from nblib.files import written_whole
 from nblib.methods.method import Method, detect_all
 from nblib.metrics import aucp
 from nblib.progress import progress
 from nblib.training.encoded import encoded
+from nblib.training.folder import load_checkpoint, save_checkpoint
 
 AUCP_IMAGES = 200
 """How many images of each kind AUCp is computed from, at most."""
@@ -81,7 +81,7 @@ def fit(
     Returns the history: a row for each few steps with the mean of every term and the mean norm of
     every optimiser's gradient, and AUCp at the checkpoints; the seconds spent stand in
     `attrs["seconds"]`. Raises TrainingError at the first number that is not finite, before
-    anything is saved.
+    anything is saved, and RunError where the checkpoint is damaged.
     """
     if choice not in ("last", "aucp"):
         raise ValueError(f"choice is '{choice}', but must be last or aucp.")
@@ -97,9 +97,8 @@ def fit(
     optimizers = method.optimizers()
     saved = None
     if checkpoint and checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        saved = load_checkpoint(checkpoint, method, device)
         start, rows, best, spent = saved["step"], saved["rows"], saved["best"], saved["seconds"]
-        method.load_state(saved["method"])
         if saved["finished"]:
             steps = start
         else:
@@ -128,10 +127,9 @@ def fit(
             return
         states = {} if finished else {k: o.state_dict() for k, o in optimizers.items()}
         seconds = spent + time.monotonic() - began
-        with written_whole(checkpoint) as file:
-            state = dict(step=step, finished=finished, rows=rows, seconds=seconds)
-            state |= dict(best={} if finished else best, method=method.state_dict())
-            torch.save(state | dict(optimizers=states), file)
+        state = dict(step=step, finished=finished, rows=rows, seconds=seconds)
+        state |= dict(best={} if finished else best, method=method.state_dict())
+        save_checkpoint(checkpoint, state | dict(optimizers=states))
 
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         for step in progress(steps, what, start):

@@ -9,6 +9,7 @@
                     percentile among held-out normals (NaN where none were held out), and a
                     method's further scores
     maps.npz        heat maps of the test part and of held-out normals, restored test images
+    SHA256SUMS      the digests of all these files, of which none is read that has changed since
     metrics.json    numbers with intervals; written last: where it is, all is there
 
 `run` trains, resumes or reuses. One process writes a run at a time.
@@ -33,12 +34,29 @@ from nblib import metrics
 from nblib.data.batches import HeldOut
 from nblib.data.datasets import Dataset
 from nblib.data.labels import load_labels
-from nblib.files import digest, one_writer, root, unused, write_json, written_whole
+from nblib.files import (
+    RunError,
+    digest,
+    in_a_line,
+    one_writer,
+    root,
+    unused,
+    write_json,
+    written_whole,
+)
 from nblib.methods.catalogue import companions, entry
 from nblib.methods.method import Method, detect_all
 from nblib.progress import say
 from nblib.training import budgets
 from nblib.training.encoded import encode_all
+from nblib.training.folder import (
+    AGAIN,
+    begin_again,
+    is_listed,
+    load_checkpoint,
+    read,
+    write_last,
+)
 from nblib.training.loop import best_device, chosen_precision, fit
 
 TRAINING_SOURCES = (
@@ -56,32 +74,41 @@ TRAINING_SOURCES = (
 """Files that every training depends on, beside the method's own."""
 
 
-class RunError(RuntimeError):
-    """A finished run of another configuration stands where this one would be written."""
+CONFIG = {
+    **dict.fromkeys(("set", "budget", "method", "variant", "code"), str),
+    **dict.fromkeys(("seed", "size", "channels"), int),
+    "arguments": dict,
+}
+"""What a configuration has to say at least, and as what."""
+
+METRICS = dict.fromkeys(("auc", "ap"), float) | dict.fromkeys(("images", "patients", "steps"), int)
+"""What metrics are, where they are there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run, read from its folder where asked."""
+    """A finished run, read from its folder where asked.
+
+    What is read raises RunError where its file is missing, damaged, or not as it was written.
+    """
 
     folder: Path
 
     @functools.cached_property
     def config(self) -> dict:
-        return json.loads((self.folder / "config.json").read_text())
+        return read(self.folder / "config.json", _config)
 
     @functools.cached_property
     def metrics(self) -> dict:
-        return json.loads((self.folder / "metrics.json").read_text())
+        return read(self.folder / "metrics.json", _metrics)
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
-        file = self.folder / "history.csv"
-        return pd.read_csv(file) if file.exists() else pd.DataFrame()
+        return read(self.folder / "history.csv", _history)
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
-        return read_scores(self.folder / "scores.csv")
+        return scores_of(self.folder / "scores.csv", self.metrics, "metrics.json")
 
     @functools.cached_property
     def test(self) -> pd.DataFrame:
@@ -96,7 +123,7 @@ class Run:
     @functools.cached_property
     def watched(self) -> pd.DataFrame:
         """Scores of at most `WATCHED` test images, (images, checkpoints), by name and step."""
-        return _watched(self.folder)
+        return _watched(self.folder / "watched.csv")
 
     @functools.cached_property
     def test_map(self) -> np.ndarray | None:
@@ -114,26 +141,36 @@ class Run:
         return self._array("test_restored")
 
     def _array(self, name: str) -> np.ndarray | None:
-        with np.load(self.folder / "maps.npz") as file:
-            return file[name].astype(np.float32) if name in file else None
+        def load(file: Path) -> np.ndarray | None:
+            with np.load(file) as maps:
+                return maps[name].astype(np.float32) if name in maps else None
+
+        return read(self.folder / "maps.npz", load)
 
     def method(self) -> Method:
         """The trained method, in evaluation mode, on the CPU."""
-        method = entry(self.config["method"]).make(**self._arguments())
-        state = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-        method.load_state(state["method"])
-        return method.eval()
+        method = self._made()
+        load_checkpoint(self.folder / "checkpoint.pt", method)
+        return method
 
     def untrained(self) -> Method:
         """The method as it was before its training, in evaluation mode, on the CPU."""
         torch.manual_seed(self.config["seed"])
-        return entry(self.config["method"]).make(**self._arguments()).eval()
+        return self._made()
 
     def beside(self, method: str) -> "Run | None":
         """The finished run of another method on the same set, budget and seed, if there is one."""
         data, budget, seed = (self.config[name] for name in ("set", "budget", "seed"))
         here = run_folder(data, budget, method, seed)
         return Run(here) if (here / "metrics.json").exists() else None
+
+    def _made(self) -> Method:
+        try:
+            return entry(self.config["method"]).make(**self._arguments()).eval()
+        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+            why = in_a_line(error)
+            file = self.folder / "config.json"
+            raise RunError(f"{file} describes no method of this version: {why}. {AGAIN}") from None
 
     def _arguments(self) -> dict:
         written = self.config["arguments"]
@@ -149,14 +186,59 @@ class Run:
         }
 
 
+COLUMNS = ("image", "patient", "part", "label", "score")
+
+
 def test_part(scores: pd.DataFrame) -> pd.DataFrame:
     """The rows of a run's scores of the test images, in the set's order, numbered from 0."""
     return scores[scores["part"] == "test"].reset_index(drop=True)
 
 
-def read_scores(file: Path) -> pd.DataFrame:
-    """scores.csv or scores.csv.gz: names and patients stay text, such as '007'."""
-    return pd.read_csv(file, dtype={"image": str, "patient": str})
+def read_scores(file: Path, then: str = AGAIN) -> pd.DataFrame:
+    """scores.csv or scores.csv.gz: names and patients stay text, such as '007'.
+
+    Raises RunError where it is missing or damaged; then: what to do about it.
+    """
+    text = {"image": str, "patient": str}
+    return read(file, lambda file: pd.read_csv(file, dtype=text), then)
+
+
+def check_config(config: dict) -> None:
+    """Raise ValueError where a configuration does not say what it has to."""
+    _check_kinds(config, CONFIG)
+
+
+def check_metrics(found: dict) -> None:
+    """Raise ValueError where the metrics of a run are none."""
+    _check_kinds(found, {name: kind for name, kind in METRICS.items() if name in found})
+
+
+def _check_kinds(found: dict, kinds: dict[str, type]) -> None:
+    if not isinstance(found, dict):
+        raise ValueError("it says nothing by name")
+    wrong = [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]
+    if wrong:
+        raise ValueError(f"it says no valid {', '.join(wrong)}")
+
+
+def scores_of(file: Path, found: dict, beside: str, then: str = AGAIN) -> pd.DataFrame:
+    """`read_scores` of a finished run. found: its metrics, in the file `beside` it.
+
+    Raises RunError where the metrics were worked out from other scores.
+    """
+    scores = read_scores(file, then)
+    missing = [name for name in COLUMNS if name not in scores]
+    if missing:
+        raise RunError(f"{file} has no column {', '.join(missing)}. {then}")
+    test = test_part(scores)
+    fits = len(test) == found.get("images", len(test))
+    if fits and "auc" in found:
+        labels, values = (pd.to_numeric(test[name], "coerce") for name in ("label", "score"))
+        known = labels.isin([0, 1]).all() and np.isfinite(values).all()
+        fits = known and np.isclose(metrics.auc(labels, values), found["auc"], rtol=0, atol=1e-6)
+    if not fits:
+        raise RunError(f"{file} and {beside} beside it are of two runs. {then}")
+    return scores
 
 
 def run_folder(data: str, budget: str, method: str, seed: int, variant: str = "base") -> Path:
@@ -228,6 +310,7 @@ def run(
     with one_writer(here.with_suffix(".lock")):
         if _is_finished(here, identity, made_with["code"]):
             return Run(here)
+        begin_again(here / "checkpoint.pt")
         write_json(here / "config.json", identity | made_with)
         torch.manual_seed(seed)
         model = entry(method).make(**arguments)
@@ -298,16 +381,21 @@ def _says_nothing(node: ast.AST) -> bool:
 
 def _is_finished(here: Path, identity: dict, code: str) -> bool:
     """Whether `here` holds this very run; what cannot be gone on with is set aside, not lost."""
-    if not (here / "config.json").exists():
+    finished = (here / "metrics.json").exists()
+    if not finished and not any((here / f).exists() for f in ("config.json", "checkpoint.pt")):
         return False
-    config = json.loads((here / "config.json").read_text())
+    try:
+        config = Run(here).config
+    except RunError:
+        if finished:
+            raise
+        config = {"arguments": {}, "code": None}  # not to be gone on with
     # Arguments that came later, or have gone, say nothing against a run of before.
     given = {k: v for k, v in config["arguments"].items() if k in identity["arguments"]}
     config |= {"arguments": identity["arguments"] | given}
     if not identity["precision"]:
         config["precision"] = ""  # which was written down of every run, once
     other = [name for name, value in identity.items() if config.get(name) != value]
-    finished = (here / "metrics.json").exists()
     if finished and other:
         raise RunError(
             f"{here} holds a finished run with another {', '.join(other)}. Give this one a name "
@@ -342,7 +430,7 @@ def _watcher(here: Path, dataset: Dataset) -> Callable[[Method, int], None]:
     encoded = []  # once, at the first checkpoint
 
     def watch(model: Method, step: int) -> None:
-        table = _watched(here)
+        table = _watched(here / "watched.csv")
         table = table.loc[:, [done for done in table if done < step]]
         encoded[:] = encoded or [encode_all(model, dataset.test.images[index], best_device())]
         scores = detect_all(model, encoded[0]).score
@@ -353,12 +441,44 @@ def _watcher(here: Path, dataset: Dataset) -> Callable[[Method, int], None]:
     return watch
 
 
-def _watched(here: Path) -> pd.DataFrame:
-    file = here / "watched.csv"
-    if not file.exists():
+def _watched(file: Path) -> pd.DataFrame:
+    if not file.exists() and not is_listed(file):
         return pd.DataFrame()
-    table = pd.read_csv(file, dtype={"image": str}).set_index("image")
-    return table.rename(columns=int)
+
+    def load(file: Path) -> pd.DataFrame:
+        table = pd.read_csv(file, dtype={"image": str}).set_index("image")
+        return table.astype(float).rename(columns=int)
+
+    return read(file, load)
+
+
+def _config(file: Path) -> dict:
+    config = json.loads(file.read_text())
+    check_config(config)
+    here, names = file.parent.resolve(), ("set", "budget", "method", "seed", "variant")
+    own = run_folder(*(config[name] for name in names))
+    # A folder elsewhere, or one that was put aside with a dot behind its name, may be called so.
+    if (
+        here.is_relative_to(root() / "data" / "runs")
+        and here.with_name(here.name.split(".")[0]) != own
+    ):
+        raise ValueError(f"it is of another run, {own}")
+    return config
+
+
+def _metrics(file: Path) -> dict:
+    found = json.loads(file.read_text())
+    check_metrics(found)
+    return found
+
+
+def _history(file: Path) -> pd.DataFrame:
+    history = pd.read_csv(file)
+    if "step" not in history or (
+        len(history) and not history.dtypes.map(pd.api.types.is_numeric_dtype).all()
+    ):
+        raise ValueError("it is no table of numbers by step")
+    return history
 
 
 def _evaluate(
@@ -418,7 +538,7 @@ def _evaluate(
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "steps": int(history["step"].max()) if len(history) else 0,
     }
-    write_json(here / "metrics.json", numbers)
+    write_last(here / "metrics.json", numbers)
 
 
 def _guide(scores: pd.DataFrame, held: HeldOut) -> dict:

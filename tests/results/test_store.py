@@ -1,16 +1,27 @@
+import gzip
+import json
+import shutil
+
 import pandas as pd
 import pytest
 
+from files import all_bytes, full_disk
 from nblib.data import datasets
-from nblib.results import store, tables
+from nblib.files import RunError
+from nblib.results import features, store, tables
 from nblib.training import runs
 
 
 def test_a_run_whose_method_has_left_the_catalogue_is_named_and_left_out(results, capsys):
     for result in results:
-        if result.config["method"] == "mean_image":
+        own = result.config
+        if own["method"] == "mean_image":
             file = result.run.folder / "config.json"
             file.write_text(file.read_text().replace("mean_image", "former"))
+            (file.parent / "SHA256SUMS").unlink()
+            former = runs.run_folder(own["set"], "smoke", "former", own["seed"])
+            former.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.rename(former)
     left = store.collect(results[0].config["set"], "smoke")
     assert {result.config["method"] for result in left} == {"known_against_unlabeled"}
     said = "Left out, since the catalogue of methods no longer has it: former.\n"
@@ -72,3 +83,110 @@ def test_runs_on_the_disk_are_given_in_the_order_asked_for_or_named_as_missing(r
     gone = [result._replace(run=None) for result in results]
     with pytest.raises(FileNotFoundError, match=r"No run of mean_image .* make figures"):
         store.runs_of(gone, "mean_image")
+
+
+@pytest.fixture
+def kept(results, project_root):
+    """The kept scores of a run whose folder is gone: seed0.json, seed0.csv.gz."""
+    store.keep(results[0].config["set"], "smoke")
+    shutil.rmtree(project_root / "data" / "runs")
+    return project_root / "data/scores" / results[0].config["set"] / "smoke/mean_image/seed0.json"
+
+
+def again(change):
+    """A change of the scores as text, in a file that is whole."""
+
+    def damage(file):
+        scores = file.with_suffix(".csv.gz")
+        scores.write_bytes(gzip.compress(change(gzip.decompress(scores.read_bytes()))))
+
+    return damage
+
+
+def said(**values):
+    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+KEPT_DAMAGES = {
+    "no numbers": lambda file: file.write_text(""),
+    "half the numbers": cut,
+    "numbers of another run": lambda file: shutil.copy(file.with_name("seed1.json"), file),
+    "a number changed": lambda file: file.write_text(file.read_text().replace("0.", "1.", 1)),
+    "no metrics": said(metrics=None),
+    "no digest of these": said(digest="0" * 16),
+    "a list": lambda file: file.write_text("[]"),
+    "no scores": lambda file: file.with_suffix(".csv.gz").unlink(),
+    "half the scores": lambda file: cut(file.with_suffix(".csv.gz")),
+    "scores of another run": lambda file: shutil.copy(
+        file.parents[1] / "known_against_unlabeled/seed0.csv.gz", file.with_suffix(".csv.gz")
+    ),
+    "a score changed": again(lambda text: text.replace(b"0.", b"1.", 1)),
+    "a row less": again(lambda text: text[: text[:-1].rindex(b"\n") + 1]),
+}
+
+
+@pytest.mark.parametrize("damage", KEPT_DAMAGES.values(), ids=KEPT_DAMAGES)
+def test_damaged_kept_scores_are_refused_in_a_sentence(kept, damage):
+    data = kept.parts[-4]
+    assert len(store.collect(data, "smoke")) == 4
+    damage(kept)
+    with pytest.raises(RunError, match="Take it from the repository again") as error:
+        store.collect(data, "smoke")
+    assert str(kept.parent) in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_scores_that_were_kept_without_a_digest_are_compared_with_their_metrics(kept):
+    record = json.loads(kept.read_text())
+    del record["digest"]
+    kept.write_text(json.dumps(record))
+    assert len(store.collect(kept.parts[-4], "smoke")) == 4
+    again(lambda text: text[: text[:-1].rindex(b"\n") + 1])(kept)
+    with pytest.raises(RunError, match="of two runs"):
+        store.collect(kept.parts[-4], "smoke")
+
+
+@pytest.mark.parametrize("name", ["moved-seed0", "features"])
+def test_a_damaged_file_of_a_pass_is_refused_in_a_sentence(project_root, name):
+    file = project_root / f"data/scores/own/smoke/{name}.csv.gz"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(gzip.compress(b"image,patient,label,method\n" * 99)[:-9])
+    read = {"moved-seed0": lambda: store.read_pass("moved", "own", "smoke")}
+    with pytest.raises(RunError, match=rf"{name}\.csv\.gz cannot be read: .*Move it away"):
+        read.get(name, lambda: features.studied("own", "smoke"))()
+
+
+@pytest.mark.parametrize("name", ["two words", 'it\'s "quoted"', "Größe 目"])
+def test_runs_are_made_kept_and_collected_under_a_root_of_any_name(
+    make_set, tmp_path, monkeypatch, name
+):
+    monkeypatch.setenv("NBLIB_ROOT", str(tmp_path / name))
+    run = runs.run("mean_image", datasets.load(make_set()), "smoke")
+    assert run.folder.is_relative_to(tmp_path / name)
+    (file,) = store.keep("a set", "smoke")
+    assert file.is_relative_to(tmp_path / name)
+    for _ in ("the run", "what is kept of it"):
+        (result,) = store.collect("a set", "smoke")
+        assert result.metrics["auc"] == run.metrics["auc"]
+        assert len(result.scores) == len(run.scores)
+        shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def test_runs_that_were_put_aside_are_not_collected(results):
+    for result in results:
+        folder = result.run.folder
+        folder.rename(folder.with_name(f"{folder.name}.old"))
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        store.collect(results[0].config["set"], "smoke")
+
+
+def test_scores_that_were_kept_before_stay_where_the_disk_is_full(results, project_root):
+    data = results[0].config["set"]
+    file = store.keep(data, "smoke")[0]
+    before = all_bytes(project_root / "data" / "scores")
+    with pytest.raises(OSError, match=f"{file} cannot be written: File too large"), full_disk(100):
+        store.keep(data, "smoke")
+    assert all_bytes(project_root / "data" / "scores") == before

@@ -19,7 +19,10 @@ from nblib.methods.method import detect_all
 from nblib.training import budgets, runs
 from nblib.training.runs import RunError, code_digest, run
 
-WRITTEN = ["config.json", "history.csv", "maps.npz", "metrics.json", "scores.csv", "checkpoint.pt"]
+WRITTEN = [
+    "config.json", "history.csv", "maps.npz", "metrics.json", "scores.csv", "checkpoint.pt",
+    "SHA256SUMS",
+]  # fmt: skip
 FAST = dict(steps=2, critic_layers=4, batch_size=2, width=2)
 COUNTS = {
     "train/0": 24, "train/unlabeled/0": 4, "train/unlabeled/1": 4, "test/0": 5, "test/1": 5
@@ -292,10 +295,12 @@ def test_a_finished_run_with_arguments_of_before_is_taken_and_its_method_opens(
         config["arguments"].pop(gone)
     config["arguments"] |= {"position": "Rope2d", "attention_after": 0, "place_acts": False}
     file.write_text(json.dumps(config | {"code": "of before"}))
+    (finished.folder / "SHA256SUMS").unlink()
     monkeypatch.setattr(runs, "fit", refuse)
     again = run("sagan_rope", dataset, "smoke", **FAST | dict(width=8))
     assert again == finished and len(capsys.readouterr().err.splitlines()) == 1
     state = again.method().state_dict()
+    assert "without a digest" in capsys.readouterr().err
     assert all(torch.equal(state[name], v) for name, v in finished.method().state_dict().items())
     with pytest.raises(RunError, match="another arguments"):
         run("sagan_rope", dataset, "smoke", **FAST | dict(width=8, lr=0.5))
@@ -345,7 +350,8 @@ def test_a_run_that_was_cut_off_goes_on_and_scores_as_if_it_had_not_been(
     eight_steps, dataset, monkeypatch
 ):
     here = cut_off(monkeypatch, dataset)
-    assert sorted(f.name for f in here.iterdir()) == ["checkpoint.pt", "config.json", "watched.csv"]
+    left = {file.name for file in here.iterdir()}
+    assert left == {"checkpoint.pt", "config.json", "watched.csv", "SHA256SUMS"}
     assert torch.load(here / "checkpoint.pt")["step"] == 4
     started = []
 
@@ -523,6 +529,7 @@ def test_what_does_not_train_has_no_precision(dataset):
     assert finished.config["precision"] == ""
     file = finished.folder / "config.json"
     file.write_text(file.read_text().replace('"precision": ""', '"precision": "bf16"'))
+    (finished.folder / "SHA256SUMS").unlink()
     assert run("pca16", dataset, "smoke").folder == finished.folder, "a run of before"
 
 

@@ -546,6 +546,7 @@ def altered(made, project_root):
         scores, found = change(scores, found)
         scores.to_csv(here / "scores.csv", index=False)
         (here / "metrics.json").write_text(json.dumps(found))
+        (here / "SHA256SUMS").unlink()
         return Explorer(Selection(made[1], "smoke", "nearest_normals", 0))
 
     return of

@@ -1,0 +1,126 @@
+"""The files of a run's folder: what was written is what is read, or a sentence says what is wrong.
+
+`SHA256SUMS` beside them lists their digests, as `sha256sum --check` reads it. A file that a run of
+an earlier version wrote is not listed, and is read as it is.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TypeVar
+
+import torch
+
+from nblib.files import RunError, as_json, in_a_line, written_whole
+from nblib.methods.method import Method
+from nblib.progress import say
+
+T = TypeVar("T")
+
+SUMS = "SHA256SUMS"
+
+PARTS = ("step", "finished", "rows", "seconds", "best", "method", "optimizers")
+"""What a checkpoint holds, by name."""
+
+AGAIN = "Move the folder away and run again."
+
+
+def read(file: Path, by: Callable[[Path], T], then: str = AGAIN) -> T:
+    """What `by` makes of a file. then: what to do where it cannot.
+
+    Raises RunError where the file is missing, is not as it was written, or cannot be read.
+    """
+    try:
+        listed = _listed(file)
+        if listed and _sha256(file) not in listed:
+            raise RunError(f"{file} is not as it was written: {SUMS} lists another file. {then}")
+        return by(file)
+    except RunError:
+        raise
+    except FileNotFoundError:
+        raise RunError(f"{file} is missing. {then}") from None
+    except Exception as error:  # a damaged file makes NumPy, pandas and torch raise nearly anything
+        raise RunError(f"{file} cannot be read: {in_a_line(error)}. {then}") from None
+
+
+def is_listed(file: Path) -> bool:
+    """Whether the digest of a file was written down, so that `read` finds any change of it."""
+    return bool(_listed(file))
+
+
+def save_checkpoint(file: Path, state: dict) -> None:
+    """Write a checkpoint, and its digest.
+
+    The digest is listed first, and those of the checkpoints before it stay listed: whatever kills
+    this between the two writes, the checkpoint that lies there is one that is listed.
+    """
+    before = _listed(file) or ([_sha256(file)] if file.exists() else [])
+    with written_whole(file, "w+b") as out:
+        torch.save(state, out)
+        out.seek(0)
+        _write(file.parent, [(of, file.name) for of in (*before, _digest(out))])
+
+
+def begin_again(checkpoint: Path) -> None:
+    """Let no digest stand but those of checkpoints: the other files are about to be written."""
+    if (checkpoint.parent / SUMS).exists():
+        _write(checkpoint.parent, [(of, checkpoint.name) for of in _listed(checkpoint)])
+
+
+def load_checkpoint(file: Path, method: Method, device: str = "cpu") -> dict:
+    """What `save_checkpoint` wrote, on a device; its weights go into the method.
+
+    Raises RunError as `read` does, and where a weight is not finite or of another method. The file
+    can hold tensors, but run nothing.
+    """
+
+    def load(file: Path) -> dict:
+        saved = torch.load(file, map_location=device, weights_only=True)
+        if not isinstance(saved, dict) or any(name not in saved for name in PARTS):
+            raise ValueError("it is no checkpoint of a training")
+        for state in (saved["method"], saved["best"].get("method", {})):
+            for name, tensor in state.items():
+                if not tensor.isfinite().all():
+                    raise ValueError(f"numbers in '{name}' are not finite")
+        method.load_state(saved["method"])
+        return saved
+
+    saved = read(file, load)
+    if not is_listed(file):
+        say(f"{file}: an earlier version wrote it without a digest, so that it is read unchecked")
+    return saved
+
+
+def write_last(file: Path, value: dict) -> None:
+    """Write the last file of a run as JSON, and the digests of all files in its folder.
+
+    The digests come first: where the last file is, they are those of the run that it ends.
+    """
+    with written_whole(file) as out:
+        text = as_json(value).encode()
+        out.write(text)
+        others = [f for f in file.parent.iterdir() if f.is_file() and f.name[0] != "."]
+        sums = {f.name: _sha256(f) for f in others if f.name not in (SUMS, file.name)}
+        sums[file.name] = hashlib.sha256(text).hexdigest()
+        _write(file.parent, [(of, name) for name, of in sorted(sums.items())])
+
+
+def _listed(file: Path) -> list[str]:
+    sums = file.parent / SUMS
+    lines = sums.read_text(errors="replace").splitlines() if sums.is_file() else []
+    pairs = [line.split("  ", 1) for line in lines]
+    return [pair[0] for pair in pairs if pair[1:] == [file.name]]
+
+
+def _write(folder: Path, lines: list[tuple[str, str]]) -> None:
+    with written_whole(folder / SUMS, "w") as out:
+        out.writelines(f"{of}  {name}\n" for of, name in lines)
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as content:
+        return _digest(content)
+
+
+def _digest(content: IO[bytes]) -> str:
+    return hashlib.file_digest(content, "sha256").hexdigest()
