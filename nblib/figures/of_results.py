@@ -22,6 +22,7 @@ from nblib.figures.style import (
     styled,
 )
 from nblib.methods.catalogue import FAMILIES, entry, parts
+from nblib.results.questions import BAR
 from nblib.training.runs import Run
 
 
@@ -75,7 +76,8 @@ def _interval_bar(axes, low: float, high: float, y: float, colour: str) -> None:
 def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
     """Difference of AUC with its 95 % interval for each row of `verdicts.answers`, by question.
 
-    The margin is a band. With one seed there is no interval, only a plus.
+    The margin is a band. With one seed there is no interval, only a plus; of two seeds it may be so
+    wide that it leaves the frame. In sums the features that all of them have in common are `bar`.
     """
     if table.empty:
         return nothing(title)
@@ -84,7 +86,9 @@ def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
     axes.axvspan(-margin, margin, color="#e4e4e4", lw=0)
     axes.axvline(0, color="black", lw=0.6)
     places, names, y = [], [], 0.0
-    left = np.nanmin([table["low"].min(), table["difference"].min(), -2 * margin])
+    reach = max(0.15, 1.5 * table["difference"].abs().max())
+    left = max(-reach, np.nanmin([table["low"].min(), table["difference"].min(), -2 * margin]))
+    right = min(reach, np.nanmax([table["high"].max(), table["difference"].max(), 2 * margin]))
     for question, rows in table.groupby("question", sort=False):
         y -= 1.3
         box = dict(fc="white", ec="none", pad=1)
@@ -96,11 +100,15 @@ def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
             edge = dict(mec="black", mew=0.9 if marker not in "x+1" else 1.4)
             axes.plot(row.difference, y, marker, ms=5, mfc=fill, **edge)
             places.append(y)
-            names.append(f"{row.method} − {row.against}")
+            name = f"{row.method} − {row.against}"
+            names.append(name.replace(BAR, "bar") if len(parts(row.method)) > 1 else name)
             y -= 1
     axes.set(yticks=places, xlabel="difference of AUC, 95 % interval (uncorrected)", title=title)
     axes.set_yticklabels(names, fontsize=7)
     axes.set_ylim(y + 0.4, 0)
+    axes.set_xlim(left - 0.03 * (right - left), right + 0.03 * (right - left))
+    if any("bar" in name for name in names):
+        axes.set_xlabel(f"{axes.get_xlabel()}\nbar: {BAR}")
     for answer, (marker, fill) in (ANSWERS | {"one seed: cannot tell": ONE_SEED}).items():
         axes.plot([], [], marker, ms=5, mfc=fill, mec="black", label=answer)
     figure.legend(loc="outside lower center", ncols=3, fontsize=7)

@@ -108,7 +108,7 @@ QUESTIONS = (
         GAN_ON_FEATURES,
     ),
     Question(
-        "Is a GAN on features better than features alone, and than a GAN on pixels?",
+        "Is a GAN on features better than features, and than one on pixels?",
         (
             ("brainomaly_features", "pretrained_mean"),
             ("sagan_features", "pretrained_mean"),
