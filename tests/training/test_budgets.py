@@ -4,7 +4,7 @@ from nblib.methods.catalogue import FAMILIES, METHODS
 from nblib.methods.sagan import SAGAN
 from nblib.training import budgets
 
-VARIANTS = [name for name in METHODS if name.startswith("sagan")]
+VARIANTS = [name for name in METHODS if name.startswith(("sagan", "brainomaly_features"))]
 
 
 def test_the_thesis_budget_is_the_published_size_and_length():
@@ -16,8 +16,9 @@ def test_the_thesis_budget_is_the_published_size_and_length():
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("budget", budgets.BUDGETS)
 def test_a_variant_has_its_familys_budget_and_its_own_parts(name, budget):
-    plain, variant = (budgets.arguments(method, budget) for method in ("sagan", name))
-    own = {} if name == "sagan" else METHODS[name].fixed
+    of = "brainomaly_features" if "features" in name else "sagan"
+    plain, variant = (budgets.arguments(method, budget) for method in (of, name))
+    own = METHODS[name].fixed
     assert variant == plain | own
     assert not own.keys() & {"width", "steps", "batch_size", "lr", "decay", "critic_layers"}
 
