@@ -33,7 +33,7 @@ from nblib.methods.sagan import SAGAN, Generator
 from nblib.results.probes import learned_places, with_swapped_codes, without_codes
 
 FORMS = pytest.mark.parametrize("placed", [Placed, PlacedBehindNorm])
-VARIANTS = [name for name in METHODS if name.startswith("sagan")]
+VARIANTS = [name for name, found in METHODS.items() if found.kind is SAGAN]
 
 
 @pytest.fixture(autouse=True)
