@@ -210,7 +210,8 @@ def passing_folder(where: Path, name: str):
     One process has one of a name at a time; what a killed one has left is removed first.
     """
     where.mkdir(parents=True, exist_ok=True)
-    with one_writer(where / f".{name}.lock"):
+    place = digest(os.fsencode(where.resolve()))
+    with one_writer(root() / "data" / "locks" / f"{name}-{place}.lock"):
         for path in where.iterdir():
             if re.fullmatch(rf"\.{re.escape(name)}\.\w{{8}}", path.name) and path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -20,10 +20,14 @@ def standardised(scores: pd.DataFrame) -> pd.Series:
 def sums(results: list[Result], names: Iterable[str]) -> list[Result]:
     """A result for each sum of methods among some names, `one+other`, and each seed of both.
 
-    Names of single methods, and sums of which one has not run, are passed over. Of what belongs to
-    a run, metrics and checkpoints, a sum has nothing.
+    Names of single methods, sums of which one has not run, and runs that held nothing out are
+    passed over. Of what belongs to a run, metrics and checkpoints, a sum has nothing.
     """
-    runs = {(result.config["method"], result.config["seed"]): result for result in results}
+    runs = {
+        (result.config["method"], result.config["seed"]): result
+        for result in results
+        if (result.scores["part"] == "held_out_normal").any()
+    }
     seeds = sorted({seed for _, seed in runs})
     return [
         _sum(name, [runs[method, seed] for method in parts(name)])

@@ -59,9 +59,8 @@ def contents(folder):
 
 
 def sets():
-    """All that lies where sets do, but for locks, which are empty files."""
-    every = (root() / "data" / "sets").glob("*")
-    return [path.name for path in every if path.suffix != ".lock"]
+    """All that lies where sets do."""
+    return [path.name for path in (root() / "data" / "sets").glob("*")]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 from experiments import experiment, true_auc
 from scipy import stats
 
+from nblib.methods.catalogue import parts
 from nblib.results import differences, questions, verdicts
 from nblib.results.differences import Difference
 from nblib.results.store import Result
@@ -179,15 +180,12 @@ def test_networks_of_different_precision_are_not_tested_against_each_other():
 def test_answers_of_all_equal_methods_never_say_better(monkeypatch):
     random = np.random.default_rng(11)
     labels, patients, one, other = experiment(random, 100)
-    names = {
-        name
-        for question in questions.asked_of("some set")
-        for pair in question.pairs
-        for name in pair
-    }
+    asked = [pair for question in questions.asked_of("some set") for pair in question.pairs]
+    names = {name for pair in asked for name in pair if len(parts(name)) == 1}
     scores = dict.fromkeys(names, one) | {"sagan": other}
     table = verdicts.answers(results_of(scores, labels, patients))
-    assert len(table) == questions.pairs_of("some set").total()
+    # Sums need held-out normals, which these have not.
+    assert len(table) == sum({*pair} <= {*scores} for pair in asked) > 40
     assert set(table["answer"]) <= {CANNOT_TELL, EQUIVALENT}
     assert (table["p_holm"] >= table["p"]).all()
 
