@@ -79,7 +79,9 @@ def pixels_of(folder, name):
 
 
 def contents(folder):
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    """All files but locks, which stay."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    paths = [path for path in files if path.suffix != ".lock"]
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
