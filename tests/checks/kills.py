@@ -58,7 +58,7 @@ COMMANDS = {
 }
 """What is killed, in an order in which each finds what the ones before it made."""
 
-OF_TIME = r"second|_s$|ms_|ms an|per_image|training s|commit"
+OF_TIME = r"digest|second|_s$|ms_|ms an|per_image|training s|commit"
 """Columns and entries that are not the same twice."""
 
 APART = ("cache", "html", "executed")

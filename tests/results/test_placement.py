@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from nblib.data import datasets
 from nblib.methods.catalogue import METHODS
@@ -17,7 +18,7 @@ def result(method, scores, seed=0, variant="base"):
     config = dict(
         set="places", budget="places", method=method, variant=variant, seed=seed, size=32,
         precision="fp32", arguments={}, data="drawn",
-    )  # fmt: skip
+    ) | dict(code="x", channels=1)  # fmt: skip
     test = pd.DataFrame(
         {
             "image": [f"{i}.png" for i in range(2 * PAIRS)],
@@ -104,7 +105,7 @@ def test_runs_of_all_paddings_are_collected_from_kept_scores(results, monkeypatc
         stem = tmp_path / "data" / "scores" / "places" / "places" / config["method"]
         stem = stem / store._stem(config["variant"], config["seed"])
         store._write_scores(stem.with_suffix(".csv.gz"), one.scores)
-        metrics = one.metrics | {"auc": 0.5}
+        metrics = one.metrics | {"auc": roc_auc_score(one.test["label"], one.test["score"])}
         store.write_json(stem.with_suffix(".json"), {"config": config, "metrics": metrics})
     monkeypatch.setattr(placement, "PROJECT", tmp_path)
     found = placement.collected()
