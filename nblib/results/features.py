@@ -34,6 +34,7 @@ DIVISIONS = 20
 """How often all normal images are divided anew."""
 
 BY_DEPTH = "vertical_gradient", "patch_fisher", "brainomaly_features"
+"""Whose scores `by_depth` takes apart, and the roughness beside them."""
 
 METHOD = "pretrained_mean"
 """Whose features all of this is about, and whose directions."""

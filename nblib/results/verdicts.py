@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from nblib import metrics
+from nblib.methods.catalogue import parts
 from nblib.results import store, tables, write
 from nblib.results.differences import (
     FEWEST,
@@ -286,7 +287,7 @@ def legend(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
         "p, one run: clustered DeLong between the first seeds of both, which says nothing of "
         "other seeds.",
     ]
-    if table["method"].str.contains("+", regex=False).any():
+    if any(len(parts(method)) > 1 for method in table["method"]):
         words.append(
             "a+b: the mean of both scores, each in deviations of held-out known normals. Its runs "
             "share those of the methods in it, so that its error is rather too large."
