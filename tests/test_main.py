@@ -47,7 +47,7 @@ def test_the_help_of_a_command_has_an_example_that_it_takes(name, capsys):
             ("ratio", "phantom", "quick", "sagan", "many", "0"),
             "argument percent: invalid int value",
         ),
-        (("moved", "nowhere", "smoke", "0"), "There is no set 'nowhere'"),
+        (("moved", "no\nwhere", "smoke", "0"), "There is no set 'no?where'"),
         (("perceptual", "nowhere", "smoke", "0"), "There is no set 'nowhere'"),
         (("execute", "none.ipynb", "out.ipynb"), "No such file or directory: 'none.ipynb'"),
     ],

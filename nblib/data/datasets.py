@@ -33,6 +33,7 @@ from nblib.data.images import MODES, ImageError, picture, pixel_digest, scaled
 from nblib.data.split import PARTS, checked_settings, checked_split, in_both, part_of
 from nblib.files import (
     DatasetError,
+    as_text,
     digest,
     one_writer,
     read_table,
@@ -115,9 +116,9 @@ def find(path_or_name: str | Path) -> Path:
             return folder
     if text in DRAWN:
         return _drawn(tried[0], text)
-    places = ", ".join(str(folder) for folder in tried)
+    name, places = as_text(path_or_name), ", ".join(map(as_text, tried))
     raise DatasetError(
-        [f"There is no set '{path_or_name}': looked for {places}. Name a folder, or a set there."]
+        [f"There is no set '{name}': looked for {places}. Name a folder, or a set there."]
     )
 
 

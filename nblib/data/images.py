@@ -43,6 +43,7 @@ def opened(file: Path) -> Iterator[Image.Image]:
     try:
         must_be_file(file)
         with Image.open(file, formats=FORMATS) as image:
+            _verify(file, image.format)
             yield image
     except ImageError:
         raise
@@ -54,6 +55,16 @@ def opened(file: Path) -> Iterator[Image.Image]:
         said = str(error) if isinstance(error, (OSError, ValueError, SyntaxError)) else ""
         why = " ".join((getattr(error, "strerror", None) or said or "it is damaged").split())
         raise ImageError(file, f"cannot be read: {why.rstrip('.')}.") from None
+
+
+def _verify(file: Path, kind: str) -> None:
+    """Raise where Pillow would read on: at wrong sums in a PNG, at missing tiles of JPEG 2000."""
+    if kind == "PNG":
+        with Image.open(file, formats=[kind]) as image:
+            image.verify()
+    # EOC, the end, is in no data, which SOD begins (ISO 15444-1, annex A).
+    elif kind == "JPEG2000" and b"\xff\xd9" not in file.read_bytes().partition(b"\xff\x93")[2]:
+        raise ImageError(file, "cannot be read: it is cut short.")
 
 
 def picture(file: Path) -> Image.Image:

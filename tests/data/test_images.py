@@ -1,9 +1,11 @@
 import io
 import os
+import socket
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,11 +202,42 @@ def test_formats_that_would_start_a_program_are_no_images(tmp_path, monkeypatch)
     assert refused(tmp_path / "image.png") == "is no image."
 
 
-@pytest.mark.parametrize("name", ["pipe.png", "pipe", "pipe.dcm"])
-def test_nobody_waits_for_a_pipe(tmp_path, name):
-    os.mkfifo(tmp_path / name)
-    assert "a pipe" in refused(tmp_path / name)
-    assert may_be_image(tmp_path / name) == (name != "pipe")
+def listening(file):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.fspath(file))
+
+
+@pytest.mark.parametrize("name", ["odd.png", "odd", "odd.dcm"])
+@pytest.mark.parametrize("make", [os.mkfifo, listening, lambda file: file.symlink_to("/dev/zero")])
+def test_nobody_waits_for_a_pipe_a_socket_or_a_device(tmp_path, monkeypatch, name, make):
+    monkeypatch.chdir(tmp_path)  # a socket's whole path has to be short
+    make(Path(name))
+    assert refused(Path(name)) == "cannot be read: it is a pipe, a socket or a device."
+    assert may_be_image(Path(name)) == (name != "odd")
+
+
+def test_a_wrong_sum_in_a_png_is_found_where_inflating_stops_before_it(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 10), np.uint8)
+    file = tmp_path / "image.png"
+    Image.fromarray(pixels).save(file)
+    content = bytearray(file.read_bytes())
+    first = content.index(b"IDAT") + 6  # behind zlib's header: a stored block, which is the last
+    assert content[first] & 7 == 1
+    content[first] = 0  # so that more has to follow
+    content[first + 50] ^= 255
+    file.write_bytes(content)
+    assert refused(file) == "cannot be read: broken PNG file (bad header checksum in b'IDAT')."
+
+
+@pytest.mark.parametrize("how", [{"no_jp2": True}, {"tile_size": (8, 8)}])
+def test_jpeg_2000_is_cut_short_wherever_it_is_cut(tmp_path, how):
+    file, pixels = tmp_path / "image.jp2", np.random.default_rng(0).integers(0, 256, (16, 16))
+    Image.fromarray(pixels.astype(np.uint8)).save(file, **how)
+    whole = file.read_bytes()
+    assert np.array_equal(read_image(file).image, pixels)
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        refused(file)
 
 
 @pytest.mark.parametrize("name", ["a\0b.png", "x" * 300 + ".png", "nowhere.dcm"])
