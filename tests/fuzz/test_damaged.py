@@ -114,7 +114,7 @@ DAMAGES = (flipped, flipped, cut, zeroed, swapped, doubled, same)
 
 def must_show(name, damage):
     """Whether a damaged file has to be refused or show what it did: a length or sums betray it."""
-    return damage in (cut, same) or name.endswith("png") and damage in (flipped, zeroed)
+    return damage in (cut, same) or (name.endswith("png") and damage in (flipped, zeroed))
 
 
 @pytest.fixture
