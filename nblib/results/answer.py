@@ -23,6 +23,8 @@ def answer(
 ) -> list[str]:
     """What is known, a paragraph each: what acts, helps, costs, and what nobody can tell.
 
+    Its first line is a sentence that says most of it; README shows that alone.
+
     tables: of each set of patients `verdicts.answers`; places: those of the set `places`, empty
     where it has not run; moved: of each set `robustness.moved`.
     """
@@ -34,15 +36,15 @@ def answer(
         lines += [
             "**What acts.** Where nothing but a place decides (set `places`), "
             f"{verdicts.told(places[published])}.",
-            f"**What helps where place decides.** {verdicts.told(places[~published & ~top])}. Of "
-            f"what is not cut, {verdicts.told(places[top])}.",
+            f"**What helps where place decides.** {verdicts.told(places[~published & ~top])}.\n"
+            f"Of what is not cut, {verdicts.told(places[top])}.",
         ]
     asked = {f"on `{name}`": _asked(table) for name, table in tables.items()}
     asked["on average over these sets"] = average = _asked(over)
     helps = [f"{where} {verdicts.counted(rows)}" for where, rows in asked.items() if len(rows)]
     shifts = ", ".join(filter(None, (_shifted(*of_set) for of_set in moved.items())))
     shifting = (
-        f" Shifting images by {PIXELS} pixels changes the AUC of `sagan`, and of what is not cut, "
+        f"\nShifting images by {PIXELS} pixels changes the AUC of `sagan`, and of what is not cut, "
         f"{shifts}."
     ) * bool(shifts)
     lines += [
@@ -72,8 +74,8 @@ def _pair(tables: dict[str, pd.DataFrame], over: pd.DataFrame, method: str, agai
 
 
 def _on_features(tables: dict[str, pd.DataFrame], over: pd.DataFrame) -> str:
-    """What training adds to the same features in closed form; and the largest difference from the
-    bar, of GANs on features and of sums, on each set.
+    """The largest difference from the bar, of GANs on features and of sums, on each set; and what
+    training adds to the same features in closed form.
     """
     best = []
     for name, table in tables.items():
@@ -83,9 +85,8 @@ def _on_features(tables: dict[str, pd.DataFrame], over: pd.DataFrame) -> str:
     asked = [q for q in QUESTIONS if q.family in (GAN_ON_FEATURES, GAN_ADDS)]
     many = sum(against == BAR for question in asked for _, against in question.pairs)
     twins = _pair(tables, over, "brainomaly_features", "patch_fisher")
-    return f"{twins}. Of {many} GANs and sums the best against `{BAR}`: " + (
-        "; ".join(best) or "none has run"
-    )
+    found = "; ".join(best) or "none has run"
+    return f"Of {many} GANs and sums the best against `{BAR}`: {found}.\n{twins}"
 
 
 def _measured(row) -> str:
@@ -109,20 +110,20 @@ def _untold(asked: pd.DataFrame, average: pd.DataFrame) -> str:
     asked: the verdicts of all sets on the thesis' question; average: those over the sets.
     """
     several = asked.dropna(subset="low")
-    untold = (several["answer"] == verdicts.CANNOT_TELL).sum()
     said = (
-        f"{untold} of these {len(several)} differences: an error of "
-        f"{several['patient_error'].median():.3f} comes from patients, of "
+        f"{(several['answer'] == verdicts.CANNOT_TELL).sum()} of these {len(several)} differences"
+    )
+    open_still = average[average["answer"] == verdicts.CANNOT_TELL] if len(average) else average
+    if len(open_still):
+        some, more = open_still["needed"].dropna(), open_still["needed"].isna().sum()
+        counts = [f"{some.min():.0f} to {some.max():.0f} such sets"] * bool(len(some))
+        counts += [f"for {more} of them more than 1,000"] * bool(more)
+        said += f"; their average, if it is as measured, would take {', '.join(counts)}"
+    return (
+        f"{said}.\nAn error of {several['patient_error'].median():.3f} comes from patients, of "
         f"{several['seed_error'].median():.3f} from seeds (medians), and for "
         f"{several['never_equivalent'].sum()} no number of seeds could show equivalence."
     )
-    if average.empty:
-        return said
-    needed = average.loc[average["answer"] == verdicts.CANNOT_TELL, "needed"]
-    some, more = needed.dropna(), needed.isna().sum()
-    counts = [f"{some.min():.0f} to {some.max():.0f} such sets"] * bool(len(some))
-    counts += [f"for {more} of them more than 1,000"] * bool(more)
-    return f"{said} The average, if it is as measured, would take {', '.join(counts)}."
 
 
 def write_answer(budget: str) -> list[str]:

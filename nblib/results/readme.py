@@ -79,10 +79,10 @@ def _drawn() -> str:
 
 
 def _answer(budget: str) -> str:
-    """The answer's paragraphs as a list, in lines as long as the page's."""
+    """The first sentences of the answer's paragraphs, in lines as long as the page's."""
     text = (store.PROJECT / "figures" / "pooled" / budget / "answer.md").read_text()
     how = dict(width=160, break_long_words=False, break_on_hyphens=False)
-    lines = text.strip().split("\n\n")
+    lines = [paragraph.split("\n")[0] for paragraph in text.strip().split("\n\n")]
     return "\n".join(textwrap.fill(f"- {line}", subsequent_indent="  ", **how) for line in lines)
 
 

@@ -81,7 +81,9 @@ def main(kills: int, few: bool) -> int:
             began = time.monotonic()
             quiet.run(name)
             lasts = time.monotonic() - began
-            hits = sum(killed.disturb(name, lasts, chance) for _ in range(mine))
+            # A batch goes on where it was killed: so that not the first few kills see all of it.
+            wait = min(lasts, max(20, 3 * lasts / mine)) if mine else 0
+            hits = sum(killed.disturb(name, wait, chance) for _ in range(mine))
             killed.run(name)
             problems = [*_differences(quiet.root, killed.root), *killed.left(quiet)]
             bad += bool(problems)
@@ -112,15 +114,15 @@ class Place:
         if status:
             sys.exit(f"{name} ended with {status}:\n{self.said.read_text()}")
 
-    def disturb(self, name: str, lasts: float, chance: random.Random) -> bool:
-        """Run a command that takes some seconds, and end it by force; whether it came to that."""
+    def disturb(self, name: str, at_most: float, chance: random.Random) -> bool:
+        """Run a command, and end it by force after at most so many seconds; whether that hit it."""
         if chance.random() < 0.2:
             memory = int(10 ** chance.uniform(8, 9.5))
             with self._started(name, memory) as process:
                 return process.wait() != 0
         with self._started(name) as process:
             try:
-                process.wait(chance.uniform(0, lasts))
+                process.wait(chance.uniform(0, at_most))
             except subprocess.TimeoutExpired:
                 if chance.random() < 0.5:
                     os.killpg(process.pid, signal.SIGKILL)

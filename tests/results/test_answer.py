@@ -65,7 +65,9 @@ def test_each_paragraph_says_what_its_verdicts_say():
         "Of 6 GANs and sums the best against `pretrained_mean`: on one `pretrained_mean+sagan` "
         "+0.010 [-0.010, +0.030] (cannot tell); on other `brainomaly_features` -0.010" in features
     )
-    assert "2 of these 4 differences: an error of 0.008 comes from patients, of 0.006" in nobody
+    assert [line.count("\n") for line in lines] == [0, 1, 0, 1, 0, 1, 1]
+    assert "2 of these 4 differences; their average" in nobody
+    assert "An error of 0.008 comes from patients, of 0.006" in nobody
     assert "for 2 no number of seeds could show equivalence" in nobody
     needed = pooled.over_sets(tables).query("family == @questions.THESIS")["needed"]
     assert len(needed) == 2 and np.isfinite(needed).any() and "such sets" in nobody
