@@ -116,20 +116,19 @@ class Place:
 
     def disturb(self, name: str, at_most: float, chance: random.Random) -> bool:
         """Run a command, and end it by force after at most so many seconds; whether that hit it."""
+        memory, seconds = None, chance.uniform(0, at_most)
         if chance.random() < 0.2:
-            memory = int(10 ** chance.uniform(8, 9.5))
-            with self._started(name, memory) as process:
-                return process.wait() != 0
-        with self._started(name) as process:
+            # A limit: OpenBLAS, where it gets no memory as it is loaded, tries again for ever.
+            memory, seconds = int(10 ** chance.uniform(8, 9.5)), at_most + 60
+        with self._started(name, memory) as process:
             try:
-                process.wait(chance.uniform(0, at_most))
+                return process.wait(seconds) != 0
             except subprocess.TimeoutExpired:
                 if chance.random() < 0.5:
                     os.killpg(process.pid, signal.SIGKILL)
                 else:
                     process.kill()
                 return True
-        return False
 
     def _started(self, name: str, memory: int | None = None) -> subprocess.Popen:
         """A command in a group of its own; memory: of each of its processes, in bytes."""
