@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from nblib import plan
-from nblib.files import root
+from nblib.files import digest, root
 from nblib.front_page import DONE, FAILED, RUNNING, WAITING, FrontPage, number
 from nblib.progress import say
 
@@ -64,7 +66,7 @@ def batch(
     lock = root() / "data" / ".batch.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(lock, timeout=0):
+        with FileLock(lock, timeout=0), _own_temporary_folder():
             front = FrontPage(plan.pages(sets, budget, listed, every) if target == "all" else [])
             front.write()
             print(f"Everything is on one page: {front.file.as_uri()}", flush=True)
@@ -76,6 +78,23 @@ def batch(
             return status
     except Timeout:
         raise ValueError(f"Another batch is running in {root()}.") from None
+
+
+@contextlib.contextmanager
+def _own_temporary_folder() -> Iterator[None]:
+    """A folder for the temporary files of this process and its jobs, which goes in the end.
+
+    Those that killed batches of the same root left go now; a digest of it is in their names.
+    """
+    of_all, ours = tempfile.gettempdir(), f"nblib-{digest(os.fsencode(root()))[:6]}-"
+    for left in Path(of_all).glob(f"{ours}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=ours, ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            os.environ["TMPDIR"] = tempfile.tempdir = of_all
 
 
 PATIENCE = 8

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import psutil
@@ -93,6 +94,32 @@ def test_told_to_stop_it_calls_no_job_a_failure(watch, capsys):
     tell(watch, LogEvent.JOB_ERROR, level=logging.ERROR, jobid=4)
     assert watch.front.states[page] == WAITING
     assert capsys.readouterr().err.splitlines() == ["1 jobs, 2 at a time."]
+
+
+def test_temporary_files_of_a_batch_go_with_it_and_what_a_killed_one_left_goes_first(
+    project_root, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "nblib-another").mkdir()
+    show = f"import os; print(os.path.relpath(tempfile.mkdtemp(prefix='x'), {str(tmp_path)!r}))"
+
+    def kept():
+        """Where a process puts temporary files, inside the batch's folder."""
+        python = [sys.executable, "-c", f"import tempfile; {show}"]
+        return subprocess.run(python, capture_output=True, text=True, check=True).stdout.strip()
+
+    killed = batch._own_temporary_folder()  # never left: as if it were killed
+    killed.__enter__()
+    left = kept()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert (tmp_path / left).is_dir()
+    with batch._own_temporary_folder():
+        assert not (tmp_path / left).exists()
+        found = kept()
+        assert found.count("/") == 1 and found.startswith(left[: left.rindex("-") + 1])
+    assert os.listdir(tmp_path) == ["nblib-another"]
+    assert tempfile.gettempdir() == os.environ["TMPDIR"] == str(tmp_path)
 
 
 def listening(process):
