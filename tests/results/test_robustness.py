@@ -185,7 +185,8 @@ def test_mirror_images_are_told_by_what_knows_sides_and_by_nothing_else(dataset,
         robustness.score_mirrored(dataset, "smoke", seed)
     table = robustness.mirrored("moved", "smoke").set_index("method")
     assert list(table.index) == ["mean_intensity", "nearest_normals"]
-    assert table.loc["mean_intensity", "auc"] == 0.5 and (table["seeds"] == 2).all()
+    assert (table.loc["mean_intensity", ["auc", "auc_low", "auc_high"]] == 0.5).all()
+    assert (table["seeds"] == 2).all()
     areas = []
     for seed in (0, 1):
         held = dataset.hold_out(seed, 0.1).normal.images.reshape(-1, 64 * 64) / 127.5
@@ -212,7 +213,9 @@ def test_what_mirror_images_say_is_put_into_words():
         {"method": ["a", "b"], "auc": [0.5, 0.61], "auc_low": [0.4, 0.55], "auc_high": [0.6, 0.7]}
     )
     words = robustness.mirrored_in_words(rows)
-    assert words.startswith("1 of 2 methods") and "`b` 0.610" in words
+    assert words.startswith("1 of 2 methods") and "`b` 0.610" in words and "code" not in words
+    acting = robustness.mirrored_in_words(rows.assign(method=["sagan_place_acts", "x_acts"]))
+    assert "Of 2 whose place code acts, 1 find the mirror image the more abnormal one" in acting
     words = robustness.mirrored_in_words(rows.iloc[:1])
     assert words.startswith("0 of 1 methods tell") and "by chance. The farthest" in words
     assert robustness.mirrored_in_words(rows.iloc[:0]) == ""
