@@ -20,8 +20,10 @@ class Engine:
     """The engine `nblib` of papermill (`papermill --engine nblib`).
 
     Each kernel has sockets in a temporary folder of its own: over TCP, kernels that start at the
-    same moment take each other's ports. A parameter that the notebook's cell tagged `parameters`
-    does not define stops it: papermill would only warn, and run with the default.
+    same moment take each other's ports. Kernels are interrupted as they end, and call that an
+    error where they are slow: what they log of themselves is left out. A parameter that the
+    notebook's cell tagged `parameters` does not define stops it: papermill would only warn, and
+    run with the default.
     """
 
     @staticmethod
@@ -37,8 +39,9 @@ class Engine:
                 raise ValueError(f"there is no parameter '{name}'. There are: {names}.")
         with tempfile.TemporaryDirectory(prefix="nblib-") as folder:
             connection = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
-            config = Config(ConnectionFileMixin=connection)
-            return NBClientEngine.execute_notebook(nb, kernel_name, config=config, **options)
+            options["config"] = Config(ConnectionFileMixin=connection)
+            options["extra_arguments"] = ["--log-level=CRITICAL"]
+            return NBClientEngine.execute_notebook(nb, kernel_name, **options)
 
     # Which papermill also asks an engine for: the kernel of the environment it runs in.
     nb_kernel_name = staticmethod(lambda nb, name=None: name or "python3")

@@ -98,6 +98,17 @@ def test_a_stopped_process_takes_its_kernel_along(tmp_path, short):
     assert [f for f in short.rglob("*") if f.name != "runtime"] == []
 
 
+def test_what_a_kernel_logs_of_itself_is_not_shown(tmp_path, short):
+    """A slow one is interrupted while it still ends a cell, and logs an error."""
+    itself = "get_ipython().kernel.log"
+    notebook = write(tmp_path / "01_a.ipynb", f"{itself}.error('KeyboardInterrupt caught')",
+                     f"{itself}.critical('the worst'); print('end')")  # fmt: skip
+    process = start(notebook, tmp_path / "executed.ipynb", temporary=short)
+    shown, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and "end" in shown
+    assert "caught" not in errors and "the worst" in errors
+
+
 def test_parameters_reach_the_notebook_with_the_type_of_their_default(tmp_path, short):
     notebook = write(tmp_path / "01_a.ipynb", "print('data', repr(data), 'seed', repr(seed))")
     executed, html = tmp_path / "out.ipynb", tmp_path / "html" / "01_a.html"

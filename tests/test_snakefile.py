@@ -302,6 +302,7 @@ def test_it_says_a_line_a_job_and_where_the_page_is_and_nothing_else(finished):
     first, profile, jobs, *lines, last = output.splitlines()
     assert first == f"Everything is on one page: {address}" and last == f"The page: {address}"
     assert "profile" in profile and jobs == "2 jobs, 2 at a time."
+    assert len(lines) == 2, output
     trivial, sagan = lines
     assert re.fullmatch(
         r"\[1/2\] 02_trivial_baselines on tiny, quick, seed 0, \d+ s; .* left", trivial
