@@ -1,6 +1,7 @@
 """A batch of notebooks by Snakemake, with a line for each finished job and a front page."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -59,8 +60,8 @@ def batch(
     asked = ["-s", plan.NOTEBOOKS / "Snakefile", "--nolock", "--logger", "nblib"]
     asked += ["-j", jobs, target]
     asked += ["--forcerun", "results"] * report
-    # Last, since it takes all words behind it.
-    asked += ["--config", f"data={data}", f"budget={budget}", f"seeds={seeds}"]
+    # Last, since it takes all words behind it. A name alone could be read as a number or as YAML.
+    asked += ["--config", f"data={json.dumps(words)}", f"budget={budget}", f"seeds={seeds}"]
     asked += [f"precision={precision}"] * bool(precision)
     asked += ["as_it_is=1"] * report + ["all=1"] * every
     lock = root() / "data" / ".batch.lock"
@@ -131,7 +132,10 @@ def _snakemake(words: list[str], handler: type["Watch"]) -> int:
         main(words)
         status = 0
     except SystemExit as end:
-        status = int(end.code or 0)
+        status = end.code or 0
+        if isinstance(status, str):  # what the Snakefile has to say
+            say(status)
+            status = 1
     except KeyboardInterrupt:
         status = 1
     finally:

@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from snakemake.cli import parse_config
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from nblib import batch, plan
@@ -94,6 +95,26 @@ def test_told_to_stop_it_calls_no_job_a_failure(watch, capsys):
     tell(watch, LogEvent.JOB_ERROR, level=logging.ERROR, jobid=4)
     assert watch.front.states[page] == WAITING
     assert capsys.readouterr().err.splitlines() == ["1 jobs, 2 at a time."]
+
+
+@pytest.mark.parametrize("word", ["007", "1e3", "true", "a #b", "{a: 1}", '"x"', "it's", "[a]"])
+def test_sets_reach_snakemake_by_the_names_they_were_given(
+    word, project_root, set_writer, monkeypatch
+):
+    made = dict.fromkeys(("train/0", "train/unlabeled/0", "test/0", "test/1"), 2)
+    for name in (word, "other"):
+        set_writer(project_root / "data" / "sets" / name, made)
+    given = []
+    monkeypatch.setattr(batch, "_snakemake", lambda words, handler: given.extend(words) or 0)
+    assert batch.batch("report", f"{word},other", "smoke", "0") == 0
+    config = parse_config(given[given.index("--config") + 1 :])
+    assert config["data"] == [word, "other"]
+
+
+def test_what_the_snakefile_has_to_say_is_said(project_root, watch, capsys, monkeypatch):
+    monkeypatch.setattr("snakemake.cli.main", lambda words: sys.exit("There is no set 'x'."))
+    assert batch._snakemake([], type(watch)) == 1
+    assert capsys.readouterr().err == "There is no set 'x'.\n"
 
 
 def test_temporary_files_of_a_batch_go_with_it_and_what_a_killed_one_left_goes_first(

@@ -42,6 +42,16 @@ def test_formulas_are_mathml_wherever_markdown_is(page):
     assert "<title>a title</title>" in text and "7.5" in text and "next.ipynb" not in text
 
 
+def test_a_name_in_markdown_can_be_no_script(tmp_path):
+    name = r"<img src=x onerror=alert(1)> $\frac$"
+    words = new_output("display_data", data={"text/markdown": f"Set {name}, budget quick."})
+    nbformat.write(new_notebook(cells=[new_code_cell("", outputs=[words])]), tmp_path / "a.ipynb")
+    write_page(tmp_path / "a.ipynb", tmp_path / "a.html", name)
+    text = (tmp_path / "a.html").read_text()
+    assert "<img src=x" not in text and text.count("&lt;img src=x onerror") >= 2
+    assert r"<code>\frac</code>" in text
+
+
 def test_of_what_needs_a_kernel_it_says_where_it_is_live(page):
     text = page.read_text()
     assert "live in JupyterLab alone" in text and "VBox()" not in text and LIVE not in text
