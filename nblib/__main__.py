@@ -17,6 +17,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _score(given: argparse.Namespace) -> None:
+    from nblib.files import as_text
     from nblib.results import scored
     from nblib.training.scoring import finished_run
 
@@ -26,7 +27,7 @@ def _score(given: argparse.Namespace) -> None:
     asked = asked or scored.of_set(given.set, given.budget)
     table, asked, out = scored.write_scored(given.images, asked, given.out)
     print(scored.summary(table, asked))
-    print(f"Written to {out}: scores.csv, pictures, and report.html for a browser.")
+    print(f"Written to {as_text(out)}: scores.csv, pictures, and report.html for a browser.")
     print("This is research software, no medical device.")
 
 

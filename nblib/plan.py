@@ -1,5 +1,6 @@
 """What a batch makes: notebooks, methods and sets, and where the files that come of it lie."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -126,7 +127,7 @@ def chosen_sets(words: list[str], here: Path, as_it_is: bool = False) -> dict[st
     for word in words:
         path = word
         if word not in datasets.DRAWN:
-            path = Path(word).expanduser()
+            path = Path(os.path.expanduser(word))
             if as_it_is and len(path.parts) == 1 and not _at_hand(word) and _kept(word):
                 sets[word] = ""
                 continue

@@ -52,6 +52,8 @@ def test_sets_are_found_by_name_or_path_and_told_apart(make_set, tmp_path, proje
         plan.chosen_sets([str(folder), str(other)], tmp_path)
     with pytest.raises(DatasetError, match="There is no set 'kept'"):
         plan.chosen_sets(["kept"], tmp_path)
+    with pytest.raises(DatasetError, match=r"There is no set '.*~nosuch/one'"):
+        plan.chosen_sets(["~nosuch/one"], tmp_path)
     (project_root / "data" / "scores" / "kept").mkdir(parents=True)
     assert plan.chosen_sets(["kept"], tmp_path, as_it_is=True) == {"kept": ""}
 

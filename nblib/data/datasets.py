@@ -30,7 +30,7 @@ from nblib.data.drawn import is_current
 from nblib.data.drawn_sets import DRAWN
 from nblib.data.folders import prepare as prepare
 from nblib.data.images import MODES, ImageError, picture, pixel_digest, scaled
-from nblib.data.split import PARTS, checked_settings, checked_split, in_both, part_of
+from nblib.data.split import LARGEST, PARTS, checked_settings, checked_split, in_both, part_of
 from nblib.files import (
     DatasetError,
     as_text,
@@ -167,8 +167,11 @@ def load(
     named_size, conversion, wrong = checked_settings(folder / "data.json")
     problems += wrong
     size = named_size if size is None else size
-    if size < 1:
-        raise ValueError(f"size is {size}, but must be at least 1.")
+    if type(size) is not int or not 1 <= size <= LARGEST:
+        must = f"must be a whole number of pixels, at most {LARGEST}"
+        raise ValueError(f"size is {size!r}, but {must}.")
+    if folder.name.encode(errors="ignore").decode() != folder.name:
+        problems.append(f"{as_text(folder)} is a folder whose name is no text: rename it.")
     files = sorted({name for names in split.values() for name in names})
     images = image_folder(folder)
     if images is None:

@@ -30,6 +30,9 @@ MOST_PIXELS = 50_000_000
 """Of an image in any file, twice those of a mammogram: a small file may claim to hold far more."""
 TOO_LARGE = f"has more than {MOST_PIXELS // 10**6} million pixels: make it smaller."
 
+LARGEST = 1e9
+"""Of the numbers that say how pixels are shown: what is larger, such as inf, is none."""
+
 VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO")
 """Values of ViewPosition that DICOM defines; a header may hold anything else, such as a name."""
 
@@ -129,10 +132,14 @@ def _unusable(header) -> str | None:
     if int(header.Rows) * int(header.Columns) > MOST_PIXELS:
         return TOO_LARGE
     is_compressed = header.file_meta.TransferSyntaxUID.is_encapsulated
-    spare = _spare_bits(header)
-    top = int(header.BitsStored) + spare
-    if spare and (is_compressed or spare < 0 or top > int(header.BitsAllocated)):
-        return "says where its bits lie, and they cannot lie there (HighBit)."
+    bits, spare = int(header.BitsStored), _spare_bits(header)
+    is_odd = spare and (is_compressed or spare < 0 or bits + spare > int(header.BitsAllocated))
+    if is_odd or bits < 1:
+        return "says where its bits lie, and they cannot lie there (BitsStored, HighBit)."
+    for name in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"):
+        numbers = np.array(header.get(name) or 0, float)  # of several windows, several
+        if not (abs(numbers) < LARGEST).all():
+            return f"has a {name} that is no number to show pixels by."
     if is_compressed:
         return _unusable_stream(header)
     if get_expected_length(header) > len(header.PixelData):
@@ -195,8 +202,10 @@ def _pixels(header, conversion: str) -> np.ndarray:
         return values if values.dtype == np.uint8 else _stretched(values, 0, most)
     inverted = header.PhotometricInterpretation == "MONOCHROME1"
     if conversion == "benchmark":
-        values = values.max() - values if inverted else values
-        return _of_8_bits(values, bits) if values.dtype == np.uint8 else _stretched(values)
+        if values.dtype == np.uint8:
+            return _of_8_bits(values.max() - values if inverted else values, bits)
+        low, high = values.min(), values.max()
+        return _stretched(values, *((high, low) if inverted else (low, high)))
     padding = _padding(header, values)
     shades = _windowed(header, values, padding)
     shades = 255 - shades if inverted else shades
@@ -249,14 +258,12 @@ def _of_8_bits(values: np.ndarray, bits: int) -> np.ndarray:
     return values if bits >= 8 else _stretched(values, 0, 2**bits - 1)
 
 
-def _stretched(values: np.ndarray, low: float | None = None, high: float | None = None):
-    """Values from `low` (which may be above `high`) to `high`, by default all, as 0 to 255."""
-    low = values.min() if low is None else low
-    high = values.max() if high is None else high
+def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values from `low` (which may be above `high`) to `high` as 0 to 255."""
     share = values.astype(float)
-    # In place: an image may be large.
+    # In place: an image may be large. As floats: two words may differ by more than one can hold.
     share -= low
-    share /= high - low or 1
+    share /= float(high) - float(low) or 1
     np.clip(share, 0, 1, out=share)
     share *= 255
     return share.astype(np.uint8)

@@ -24,7 +24,7 @@ from nblib.data.new_set import (
     write_lists,
 )
 from nblib.data.split import part_of, read_split
-from nblib.files import DatasetError, root, written_whole
+from nblib.files import DatasetError, as_text, root, written_whole
 
 SPLITS = Path(__file__).parents[2] / "data" / "splits"
 
@@ -79,8 +79,8 @@ def build(
         raise ValueError("not_normal is for drawing a split of rsna, and for nothing else.")
     if not os.path.isdir(os.path.expanduser(download)):
         raise DatasetError([f"There is no folder '{download}' to build {source} from."])
-    kind, download, name = SOURCES[source], Path(download).expanduser(), name or source
-    file = Path(split).expanduser() if split else SPLITS / f"{source}.json"
+    kind, download, name = SOURCES[source], Path(os.path.expanduser(download)), name or source
+    file = Path(os.path.expanduser(split)) if split else SPLITS / f"{source}.json"
     is_given = bool(split) or source not in COUNTS
     side = size or kind.side
     with new_set(name) as folder:
@@ -99,7 +99,7 @@ def build(
         wrong += unusable + _of_other_dimensions(table, kind.dimensions)
         table["patient"] = table["patient"].where(table["patient"] != "", table["header_patient"])
         if is_given:
-            said = f"Split: that of {file}."
+            said = f"Split: that of {as_text(file)}."
             if wrong:
                 first = f"{download} does not hold all that {file} lists, so no set was written:"
                 raise DatasetError([first, *_by_reason(wrong)])

@@ -74,9 +74,9 @@ def prepare(
     the reason in left_out.csv; originals.csv says which file each image was. Raises DatasetError
     where nothing can be made of the source, or there is a set of that name.
     """
-    if size is not None and size < 1:
-        raise ValueError(f"size is {size}, but must be at least 1.")
-    source = Path(source).expanduser()
+    if size is not None and (type(size) is not int or size < 1):
+        raise ValueError(f"size is {size!r}, but must be a whole number of pixels, at least 1.")
+    source = Path(os.path.expanduser(source))
     table, left_out = _understood(source, unlabeled, test)
     table["patient"] = _patients_by_pattern(table, patient)
     with new_set(name) as folder:
@@ -146,8 +146,8 @@ def _understood(source: Path, unlabeled: str | Path, test: str | Path):
     else:
         parts = {"normal": source}
     given = unlabeled and unlabeled != NONE
-    parts |= {"unlabeled": Path(unlabeled).expanduser()} if given else {}
-    parts |= {"test": Path(test).expanduser()} if test else {}
+    parts |= {"unlabeled": Path(os.path.expanduser(unlabeled))} if given else {}
+    parts |= {"test": Path(os.path.expanduser(test))} if test else {}
     others = [path.name for name, path in inside.items() if name not in parts]
     if len(parts) == 1 and unlabeled != NONE and "normal" in inside and others:
         raise DatasetError(
@@ -194,6 +194,9 @@ LIST_COLUMNS = ("image", "label", "patient", "split")
 def _from_csv(file: Path):
     given = read_table(file)
     given.columns = given.columns.str.strip().str.lower()
+    if given.columns.has_duplicates:
+        twice = some(list(given.columns[given.columns.duplicated()]))
+        raise DatasetError([f"{file} has several columns {twice}: keep one."])
     if not {"image", "label"} <= set(given):
         has = ", ".join(given)
         raise DatasetError([f"{file} needs the columns image and label; it has {has}."])
@@ -201,6 +204,8 @@ def _from_csv(file: Path):
         like = [name for name in given if column in name]
         if like and column not in like:
             raise DatasetError([f"{file} has a column {like[0]}: call it {column}, or remove it."])
+    if given.empty:
+        raise DatasetError([f"{file} names no image: it has a first line alone."])
     given = given.reindex(columns=LIST_COLUMNS, fill_value="").apply(
         lambda cells: cells.str.strip()
     )
@@ -245,8 +250,8 @@ def _patients_by_pattern(table: pd.DataFrame, pattern: str) -> pd.Series:
     if pattern:
         try:
             found = table["file"].map(lambda file: _matched(pattern, file))
-        except re.error as error:
-            problem = f"patient='{pattern}' is no regular expression: {error}."
+        except (re.error, OverflowError, RecursionError) as error:
+            problem = f"patient='{some([pattern])}' is no regular expression: {error}."
             raise DatasetError([problem]) from None
         if len(table) and not found.any():
             example = as_text(table["file"].iloc[0])

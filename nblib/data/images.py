@@ -58,10 +58,23 @@ def opened(file: Path) -> Iterator[Image.Image]:
 
 
 def _verify(file: Path, kind: str) -> None:
-    """Raise where Pillow would read on: at wrong sums in a PNG, at missing tiles of JPEG 2000."""
+    """Raise where Pillow would read on: at wrong sums in a PNG, at missing tiles of JPEG 2000.
+
+    And at a colour that a PNG calls transparent, where it makes 8 bits of the pixels alone, and at
+    a number that may have lost its last digits.
+    """
     if kind == "PNG":
         with Image.open(file, formats=[kind]) as image:
+            if "transparency" in image.info and image.tile[0].args in ("L;2", "L;4", "RGB;16B"):
+                why = "calls one colour of 2, 4 or 3 x 16 bits transparent: save it in 8 bits."
+                raise ImageError(file, why)
             image.verify()
+    elif kind == "PPM":
+        with open(file, "rb") as content:
+            is_plain = content.read(2) in (b"P2", b"P3")
+            content.seek(-1, os.SEEK_END)
+            if is_plain and content.read().isdigit():
+                raise ImageError(file, "ends within a number: it may be cut short.")
     # EOC, the end, is in no data, which SOD begins (ISO 15444-1, annex A).
     elif kind == "JPEG2000" and b"\xff\xd9" not in file.read_bytes().partition(b"\xff\x93")[2]:
         raise ImageError(file, "cannot be read: it is cut short.")

@@ -53,7 +53,9 @@ def new_set(name: str) -> Iterator[Path]:
     Raises DatasetError where there is such a set, or the name is none of a folder.
     """
     here = root() / "data" / "sets" / name
-    if not re.fullmatch(r"\w[\w .-]{0,59}", name) or name in DRAWN:
+    is_name = re.fullmatch(r"\w[\w .-]{0,59}", name) and name not in DRAWN
+    # Files are called by it, with more behind it, and 255 bytes is the longest name of a file.
+    if not is_name or len(name.encode()) > 200:
         raise DatasetError([f"'{some([name])}' is no name for a set: give it one such as my_set."])
     if here.exists():
         raise DatasetError([f"There is a set {here}: choose another name."])
@@ -214,14 +216,11 @@ def doubts(table: pd.DataFrame) -> list[str]:
     lines, of_one = [], table["patient"].value_counts()
     if len(of_one) and of_one.iloc[0] > max(10, len(table) / 4):
         lines.append(f"{of_one.iloc[0]} of {len(table)} images are of one patient: is that so?")
-    if table["moved"].any():
-        n = int(table["moved"].sum())
+    if "moved" in table and (n := int(table["moved"].sum())):
         lines.append(f"{n} known normals moved to the mix, where their patients have images.")
-    if table["alone"].any():
-        n = int(table["alone"].sum())
+    if "alone" in table and (n := int(table["alone"].sum())):
         lines.append(f"{n} images name no patient: each is taken for the only one of its patient.")
-    if "burned_in" in table:
-        n = int(table["burned_in"].notna().sum())
+    if "burned_in" in table and (n := int(table["burned_in"].notna().sum())):
         lines.append(f"{n} images say that text is burned into them: it may name the patient.")
     if table["mode"].str.contains("used").any():
         lines.append("Pictures that use fewer than 16 bits of 16 come out nearly black: hand over "
@@ -233,7 +232,7 @@ def set_summary(
     source: Path, table: pd.DataFrame, left_out: list[tuple[Path, str]], to: Path
 ) -> str:
     """What was understood of a source, in words."""
-    lines = [f"{source}:"]
+    lines = [f"{as_text(source)}:"]
     for part, word in {"normal": "known normal", "unlabeled": "unlabeled", "test": "test"}.items():
         rows = table[table["part"] == part]
         kinds = {label: int((rows["label"] == label).sum()) for label in (0, 1, -1)}
@@ -243,7 +242,7 @@ def set_summary(
         lines.append(f"  {word}: {len(rows)} images of {rows['patient'].nunique()} patients{said}")
     sizes = table["width"].astype(str) + " x " + table["height"].astype(str)
     lines += [f"  sizes: {_most(sizes)}", f"  modes: {_most(table['mode'])}"]
-    lines += [f"  {doubt}" for doubt in (doubts(table) if "moved" in table else [])]
+    lines += [f"  {doubt}" for doubt in doubts(table)]
     if set(table["label"][table["part"] == "test"]) != {0, 1}:
         lines.append("  no normal and abnormal test images to compare: scores, and no AUC")
     if left_out:

@@ -4,6 +4,7 @@ A number here is the AUC in whichever direction is better, found by looking at t
 of the set, and no method. Where it reaches a method, that method may have learned no more.
 """
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from nblib import metrics
 from nblib.data.datasets import Dataset
 from nblib.data.labels import Labels
-from nblib.files import root, write_json
+from nblib.files import read_table, root, write_json
 
 FOLDS, LOTS = 5, 200
 
@@ -93,8 +94,10 @@ def metadata(dataset: Dataset) -> pd.DataFrame:
     file = dataset.folder / "metadata.csv"
     if not file.exists():
         return pd.DataFrame(index=dataset.test.names)
-    table = pd.read_csv(file, dtype={"image": str, "patient": str}).drop_duplicates("image")
-    table = table.set_index("image").reindex(dataset.test.names)
+    # Read twice: as the set is, and by pandas, which knows what is a number or missing.
+    text = io.StringIO(read_table(file).to_csv(index=False))
+    table = pd.read_csv(text, dtype={"image": str, "patient": str}).drop_duplicates("image")
+    table = table.set_index("image").reindex(dataset.test.names).replace([np.inf, -np.inf], np.nan)
     table = table.drop(columns="patient", errors="ignore")
     words = table.select_dtypes(exclude="number")
     dull = [name for name in table if table[name].nunique() < 2]

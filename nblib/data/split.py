@@ -4,7 +4,6 @@ Whoever reads it knows labels: nothing that trains may import this page.
 """
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -109,9 +108,9 @@ def part_of(key: str) -> str:
 
 
 def _is_file_name(name: str) -> bool:
-    """Whether it names a file of a folder itself, rather than one of another folder."""
+    """Whether it is a text that names a file of a folder itself, rather than of another folder."""
     try:
-        short = len(os.fsencode(name)) < 256
+        short = len(name.encode()) < 256
     except UnicodeEncodeError:
         return False
     return short and name not in ("", ".", "..") and not set(name) & {"/", "\0"}

@@ -75,6 +75,8 @@ def load_authors_checkpoint(G: Generator, file: Path) -> None:
 def _tensors(file: Path) -> dict[str, Tensor]:
     """What a file holds of a generator, by the authors' names."""
     try:
+        if not file.is_file():
+            raise FileNotFoundError  # torch would wait for a pipe
         found = torch.load(file, map_location="cpu", weights_only=True)
         # Torch writes a checksum of each tensor, and does not look at it.
         if zipfile.is_zipfile(file):
@@ -94,6 +96,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         names = ", ".join(map(repr, inside))
         raise ValueError(f"{file} holds several generators: {names}. Save one of them alone.")
     state = found[inside[0]] if inside else found
+    if twice := [key for key in state if f"module.{key}" in state]:
+        raise ValueError(f"{file} holds {twice[0]!r} twice: alone, and behind 'module.'.")
     return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 
@@ -109,7 +113,8 @@ def _is_theirs(state: dict) -> bool:
 def _checked(tensor, name: str) -> Tensor:
     """The tensor, if it is one of finite real numbers."""
     is_one = isinstance(tensor, Tensor) and tensor.layout == torch.strided
-    if not is_one or not tensor.is_floating_point():
+    # One on the device 'meta' has a shape and no numbers.
+    if not is_one or tensor.is_meta or not tensor.is_floating_point():
         raise ValueError(f"{name} is no tensor of real numbers.")
     if not tensor.float().isfinite().all():
         raise ValueError(f"{name} holds numbers that are not finite.")

@@ -1,5 +1,6 @@
 """Finished runs and any images -> a folder: a table, what it means in words, pictures, a page."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def write_scored(
     found, tables, layers = [], [], []
     for run in map(scoring.finished_run, asked):
         if not found:
-            out = Path(out).expanduser() if out else _folder(source, run)
+            out = Path(os.path.expanduser(out)) if out else _folder(source, run)
             _must_be_ours(out)
         layers.append(report.Layers(run))
         seen = map(layers[-1].noted, scoring.seen(files, run))
@@ -238,7 +239,7 @@ def _must_be_ours(out: Path) -> None:
 
 
 def _folder(source: str | Path, run: Run) -> Path:
-    of = Path(source).expanduser().absolute()
+    of = Path(os.path.expanduser(source)).absolute()
     inside = of.name == "images"  # of a set
     name = of.stem if of.is_file() else of.parent.name if inside else of.name
     of_set = run.config["set"]

@@ -173,7 +173,7 @@ def together(tiles: list[Tile], columns: int = 4) -> bytes:
             cell.set_xlabel(note, fontsize=8)
             cell.spines[:].set(visible=tile.framed, color=ABNORMAL, linewidth=3)
             if tile.picture.value:
-                cell.imshow(Image.open(io.BytesIO(tile.picture.value)))
+                cell.imshow(Image.open(io.BytesIO(tile.picture.value), formats=["PNG"]))
         for cell in cells:
             cell.axis("off")
         canvas.draw()

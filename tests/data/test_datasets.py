@@ -177,6 +177,10 @@ def test_names_and_folders_may_hold_spaces_and_any_script(tmp_path_factory, fold
     assert list(load_labels(dataset).test) == [int(n in five) for n in dataset.test.names]
 
 
+def test_a_folder_whose_name_is_no_text_is_an_error(make_set):
+    one_problem(make_set("own\udcff"), "own? is a folder whose name is no text")
+
+
 def test_a_folder_with_a_long_name(make_set):
     assert len(load(make_set("x" * 250), 16).test) == 6
 
@@ -817,9 +821,9 @@ def assert_each_word_has_a_problem(folder, words):
     assert len(problems) == len(words)
 
 
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_size_below_one_is_an_error_that_names_it(make_set, size):
-    with pytest.raises(ValueError, match="size"):
+@pytest.mark.parametrize("size", [0, -1, "64", 64.0, np.nan, True, 10**6])
+def test_a_size_that_is_no_number_of_pixels_is_an_error_that_names_it(make_set, size):
+    with pytest.raises(ValueError, match=f"size is {size!r}, but must be a whole number"):
         load(make_set(), size)
 
 

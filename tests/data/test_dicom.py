@@ -59,8 +59,7 @@ def test_eight_bit_pixels_stay_as_they_are(write):
 @pytest.mark.parametrize("conversion", dicom.CONVERSIONS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
 def test_monochrome1_is_the_negative_of_monochrome2(write, dtype, conversion):
-    low, high = (0, 255) if dtype == np.uint8 else (np.iinfo(dtype).min // 2, 4095)
-    pixels = ramp(dtype, max(low, 0) if dtype == np.uint16 else low, high)
+    pixels = ramp(dtype, np.iinfo(dtype).min, 255 if dtype == np.uint8 else 4095)
     as_2 = shades(write(pixels), conversion)
     as_1 = shades(write(pixels, PhotometricInterpretation="MONOCHROME1"), conversion)
     assert as_2[0, 0] == 0 and as_2[-1, -1] == 255
@@ -68,10 +67,15 @@ def test_monochrome1_is_the_negative_of_monochrome2(write, dtype, conversion):
     assert np.abs(255 - as_1.astype(int) - as_2).max() <= (conversion == "benchmark")
 
 
-def test_signed_and_twelve_bit_values_without_a_window_use_their_whole_range(write):
-    values = ramp(np.int16, -1000, 3000)
-    expected = np.floor((values + 1000.0) / 4000 * 255)
-    assert np.array_equal(shades(write(values)), expected)
+@pytest.mark.parametrize(("low", "high"), [(-1000, 3000), (-3000, 30000), (-32768, 32767)])
+@pytest.mark.parametrize("conversion", dicom.CONVERSIONS)
+def test_signed_values_without_a_window_use_their_whole_range(write, conversion, low, high):
+    values = ramp(np.int16, low, high)
+    expected = np.floor((values - float(low)) / (high - low) * 255)
+    assert np.array_equal(shades(write(values), conversion), expected)
+
+
+def test_twelve_bit_values_without_a_window_use_their_whole_range(write):
     twelve = ramp(np.uint16, 500, 4095)
     elements = dict(BitsStored=12, HighBit=11)
     expected = np.floor((twelve - 500.0) / 3595 * 255)
@@ -112,6 +116,18 @@ def test_a_window_without_a_width_is_none(write, width):
     values = ramp(np.uint16, 0, 4000)
     file = write(values, WindowCenter=100, WindowWidth=width)
     assert np.array_equal(shades(file), shades(write(values, name="plain.dcm")))
+
+
+@pytest.mark.parametrize(
+    "name", ["RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"]
+)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e300"])
+def test_what_is_no_number_to_show_pixels_by_is_refused(tmp_path, name, value):
+    header = header_of(ramp(np.uint16, 0, 4000), WindowCenter=2000, WindowWidth=4000)
+    with dicom.silent():
+        header.add_new(name, "DS", value)
+        header.save_as(tmp_path / "image.dcm")
+        assert refused(tmp_path / "image.dcm").startswith(f"has a {name} that is no number")
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -335,9 +351,9 @@ def test_bits_that_lie_higher_in_their_word_are_shifted_down(write, dtype, high)
     assert np.array_equal(shades(file), shades(plain))
 
 
-@pytest.mark.parametrize("high", [7, 16, 400])
-def test_bits_that_cannot_lie_where_they_are_said_to_are_refused(write, high):
-    assert "HighBit" in refused(write(ramp(np.uint16), BitsStored=12, HighBit=high))
+@pytest.mark.parametrize(("stored", "high"), [(12, 7), (12, 16), (12, 400), (0, 0), (0, None)])
+def test_bits_that_cannot_lie_where_they_are_said_to_are_refused(write, stored, high):
+    assert "HighBit" in refused(write(ramp(np.uint16), BitsStored=stored, HighBit=high))
 
 
 def test_bits_of_compressed_pixels_lie_where_the_standard_says(tmp_path):

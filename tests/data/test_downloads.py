@@ -140,7 +140,13 @@ def test_rsna_gets_a_drawn_split_in_proportion_to_the_published_one(make_rsna, c
     assert "with seed 0" in said and "NOT the published split" in said
     assert "Neither normal nor abnormal, and left out: 5 images" in said
     assert "14831 images fewer" in said
-    assert folder == root() / "data" / "sets" / "rsna"
+    assert folder == root() / "data" / "sets" / "rsna" and "burned" not in said
+
+
+def test_text_burned_into_a_download_is_told_of(make_rsna, capsys):
+    build("rsna", make_rsna(elements=lambda name: {"BurnedInAnnotation": "YES"}))
+    # All but those that are neither normal nor abnormal.
+    assert "32 images say that text is burned into them" in capsys.readouterr().out
     dataset = datasets.load("rsna", 16)
     assert dataset.conversion == "benchmark" and len(dataset.test) == 4
     assert (dataset.test.sizes == 512).all()
@@ -737,10 +743,11 @@ def test_a_notebook_with_a_source_builds_it_once(tmp_path, capsys):
 def test_what_cannot_be_built_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must be one of rsna, vindr, lag, nih"):
         build("chexpert", tmp_path)
-    for download in (tmp_path / "none", ""):
+    for download in (tmp_path / "none", "", "~nosuch/nih"):
         (found,) = problems("nih", download)
         assert found == f"There is no folder '{download}' to build nih from."
     make_lag(tmp_path)
+    assert "~nosuch" in problems("lag", tmp_path, split="~nosuch/data.json")[0]
     with pytest.raises(ValueError, match="window or benchmark"):
         build("lag", tmp_path, conversion="pale")
     build("lag", tmp_path, size=8)

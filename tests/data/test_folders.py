@@ -183,6 +183,9 @@ def test_a_table_without_a_split_is_split(layout):
         ([("a.png", "ill")], ("image", "label"), "label is 'ill'"),
         ([("a.png", "0", "valid")], ("image", "label", "split"), "split is 'valid'"),
         ([("a.png", "0")], ("image", "label"), "a.png cannot be read: No such file"),
+        ([("a.png", "0", "1")], ("image", "label", "Label"), "several columns label: keep one"),
+        ([("a.png", "0", *"12")], ("image", "label", "patient", "Patient "), "columns patient:"),
+        ([], ("image", "label"), "names no image"),
     ],
 )
 def test_a_table_that_makes_no_sense_is_refused(tmp_path, rows, columns, words):
@@ -421,7 +424,7 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "a/b", "a,b", ".hid", " ", "phantom", "places", "taken", "x" * 99,
-             "x" * 9999, "a\0b"],
+             "x" * 9999, "a\0b", "\U00020000" * 60],
 )  # fmt: skip
 def test_a_name_that_cannot_be_is_refused_before_anything_is_written(layout, name):
     source = layout({"normal": 2, "unlabeled": 2})
@@ -598,9 +601,34 @@ def test_a_set_is_made_once_and_then_taken_as_it_is(layout, capsys):
 def test_a_pattern_is_tried_before_any_image_is_read(layout, monkeypatch):
     source = layout({"normal": 2, "unlabeled": 2})
     monkeypatch.setattr(folders, "convert", lambda *_: pytest.fail("read"))
-    for pattern, words in (("(", "no regular expression"), (r"^(\d+)_", "matches no file")):
-        with pytest.raises(DatasetError, match=words):
+    for pattern in ("(", "a{99999999999999999}", "(" * 3000 + ")" * 3000):
+        with pytest.raises(DatasetError, match="no regular expression") as error:
             prepare(source, "pattern", patient=pattern)
+        assert len(str(error.value)) < 300
+    with pytest.raises(DatasetError, match="matches no file"):
+        prepare(source, "pattern", patient=r"^(\d+)_")
+
+
+@pytest.mark.parametrize("size", [0, -1, "64", 64.0, np.nan, True])
+def test_a_size_is_a_whole_number_of_pixels(layout, size):
+    source = layout({"normal": 2, "unlabeled": 2})
+    with pytest.raises(ValueError, match=f"size is {size!r}, but must be a whole number"):
+        prepare(source, "sized", size=size)
+
+
+@pytest.mark.parametrize("which", ["source", "unlabeled", "test"])
+def test_the_home_of_nobody_is_no_folder(layout, which):
+    source = layout({"normal": 2, "unlabeled": 2})
+    with pytest.raises(DatasetError, match=r"There is no .*~nosuch"):
+        prepare(**{"source": source, "name": "home", which: "~nosuch/images"})
+
+
+def test_a_folder_whose_name_is_no_text_is_told_of(tmp_path, capsys):
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/R\xf6ntgen"))
+    draw(source / "normal" / "n.png"), draw(source / "unlabeled" / "u.png")
+    prepare(source, "odd")
+    assert f"{tmp_path / 'R?ntgen'}:" in capsys.readouterr().out
+    assert len(datasets.load("odd", 16).normal) == 1
 
 
 def test_images_without_a_patient_are_counted(tmp_path, capsys):

@@ -240,21 +240,72 @@ def test_jpeg_2000_is_cut_short_wherever_it_is_cut(tmp_path, how):
         refused(file)
 
 
+@pytest.mark.parametrize(
+    ("head", "numbers", "expected"),
+    [
+        ("P1\n4 1\n", "1 0 1 0", [0, 255, 0, 255]),
+        ("P2\n4 1\n255\n", "1 22 3 123", [1, 22, 3, 123]),
+        ("P3\n1 1\n255\n", "22 3 123", [22, 3, 123]),
+    ],
+)
+def test_a_plain_picture_is_cut_short_wherever_it_is_cut(tmp_path, head, numbers, expected):
+    file = tmp_path / "image.pgm"
+    file.write_text(f"{head}{numbers}\n")
+    image = read_image(file).image.convert("RGB" if "P3" in head else "L")
+    assert np.asarray(image).ravel().tolist() == expected
+    for length in range(len(numbers)):
+        file.write_text(f"{head}{numbers[:length]}")
+        refused(file)
+
+
 @pytest.mark.parametrize("name", ["a\0b.png", "x" * 300 + ".png", "nowhere.dcm"])
 def test_a_name_that_no_file_has_is_refused_in_a_sentence(tmp_path, name):
     assert refused(tmp_path / name).startswith("cannot be read: ")
 
 
-def png(width, height, before=b""):
+def of_chunks(width, height, rows, bits=8, colour=0, **before):
+    """A PNG with the chunks `before` its rows."""
+
     def chunk(kind, data):
         size, check = struct.pack(">I", len(data)), struct.pack(">I", zlib.crc32(kind + data))
         return size + kind + data + check
 
-    rows = zlib.compress(bytes(10_000_000), 9)
-    text = chunk(b"zTXt", b"a\0\0" + before) if before else b""
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     begin = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
-    return begin + text + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    begin += b"".join(chunk(kind.encode(), data) for kind, data in before.items())
+    return begin + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour", "row", "key", "expected"),
+    [
+        (1, 0, [0b10100000], [0], [255, 0, 255, 0, 0, 0, 0, 0]),
+        (2, 0, [0b00011011], [1], None),
+        (4, 0, [0x07, 0x8F], [8], None),
+        (8, 0, [4, 7, 8, 15], [8], [4, 7, 0, 15]),
+        (16, 0, [0, 7, 0, 8, 128, 0, 255, 255], [8], [0, 0, 128, 255]),
+        (8, 2, [1, 2, 3, 1, 2, 4], [1, 2, 3], [0, 0, 0, 1, 2, 4]),
+        (16, 2, [128, 0, 64, 0, 32, 0, 1, 0, 2, 0, 3, 0], [0x8000, 0x4000, 0x2000], None),
+        (16, 2, [128, 1, 64, 2, 32, 3, 1, 0, 2, 0, 3, 0], [0x8001, 0x4002, 0x2003], None),
+    ],
+)
+def test_a_transparent_colour_is_black_or_the_file_is_refused(
+    tmp_path, bits, colour, row, key, expected
+):
+    """PNG, 11.3.2.1: the key has the depth of the pixels, which Pillow makes 8 bits of."""
+    file, width = tmp_path / "image.png", 8 * len(row) // bits // len(key)
+    keyed = struct.pack(f">{len(key)}H", *key)
+    file.write_bytes(of_chunks(width, 1, bytes([0, *row]), bits, colour, tRNS=keyed))
+    if expected is None:
+        assert "transparent: save it in 8 bits" in refused(file)
+    else:
+        image = read_image(file).image.convert("RGB" if colour else "L")
+        assert np.asarray(image).ravel().tolist() == expected
+
+
+def png(width, height, before=b""):
+    text = {"zTXt": b"a\0\0" + before} if before else {}
+    return of_chunks(width, height, bytes(10_000_000), **text)
 
 
 def claiming(kind, before, after):

@@ -69,6 +69,20 @@ def test_metadata_alone_is_judged_on_patients_that_it_did_not_see(make_set):
     assert not [name for name in checked(make_set("bare", COUNTS)) if "metadata" in name]
 
 
+def test_metadata_are_read_as_the_set_is_and_an_endless_number_is_missing(make_set):
+    folder = make_set("sheet", COUNTS)
+    write_metadata(folder, lambda name: "AP" if "_1_" in name else "PA")
+    table = pd.read_csv(folder / "metadata.csv", dtype=str)
+    usual = shortcuts.metadata(datasets.load(folder))
+    table.loc[table["image"] == "test_0_3.png", "age"] = "inf"
+    table.to_csv(folder / "metadata.csv", index=False, sep=";")
+    found = shortcuts.metadata(datasets.load(folder))
+    assert np.isnan(found.loc["test_0_3.png", "age"])
+    same = found.index != "test_0_3.png"
+    assert found[same].astype({"age": int}).equals(usual[same])
+    assert checked(folder)["metadata (view, age)"] == 1.0
+
+
 def test_within_groups_a_score_that_only_tells_groups_apart_is_at_chance():
     random = np.random.default_rng(2)
     view = np.repeat(["AP", "PA"], 200)

@@ -148,6 +148,15 @@ def test_names_of_no_file_are_an_error_that_can_be_printed(make_set, name):
     assert "\n".join(problems_of(folder)).encode()
 
 
+def test_a_name_that_is_no_text_is_an_error_though_the_file_is_there(make_set):
+    folder, name = make_set(), "t\udcff.png"
+    (folder / "images" / "test_0_0.png").rename(folder / "images" / name)
+    split = split_of(folder)
+    split["test"]["0"][0] = name
+    write_split(folder, split)
+    one_problem(folder, "no name of a file", r"t\udcff.png")
+
+
 @pytest.mark.parametrize("spelled", ["./{0}", "../images/{0}", "../images/./{0}", "{1}/{0}"])
 def test_a_file_spelled_in_two_ways_is_an_error(make_set, spelled):
     folder = make_set()

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 import pickle
 import re
 import zipfile
@@ -234,6 +235,14 @@ NO_STATES = {
     "numbers in place of tensors": (lambda s: dict.fromkeys(s, 1), "no tensor of real numbers"),
     "integers": (lambda s: {k: v.int() for k, v in s.items()}, "no tensor of real numbers"),
     "a sparse tensor": (lambda s: sparse(s), "'conv.weight' is no tensor"),
+    "a tensor without numbers": (
+        lambda s: s | {"conv.weight": s["conv.weight"].to("meta")},
+        "'conv.weight' is no tensor",
+    ),
+    "a tensor twice": (
+        lambda s: s | {"module.conv.weight": s["conv.weight"] + 1},
+        "'conv.weight' twice",
+    ),
     "NaN": (lambda s: s | {"conv.weight": s["conv.weight"] * torch.nan}, "'conv.weight' holds"),
     "more than single precision holds": (
         lambda s: s | {"conv.weight": s["conv.weight"].double() * 1e300},
@@ -289,9 +298,10 @@ def test_what_is_no_checkpoint_is_refused(theirs, tmp_path, damage):
     refused(file, "damaged")
 
 
-def test_a_folder_and_a_missing_file_are_refused(tmp_path):
-    refused(tmp_path, "missing, damaged")
-    refused(tmp_path / "nowhere.ckpt", "missing, damaged")
+def test_a_folder_a_pipe_and_a_missing_file_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    for file in (tmp_path, tmp_path / "pipe.ckpt", tmp_path / "nowhere.ckpt"):
+        refused(file, "missing, damaged")
 
 
 class Payload:

@@ -1,7 +1,9 @@
 """Finished runs and a folder -> what a reader gets, in Python and from the command line."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -204,12 +206,25 @@ def test_the_command_takes_runs_and_says_where_everything_is(made, tmp_path):
     assert "score pca16" in written and (tmp_path / "out" / "report.html").exists()
 
 
+def test_the_command_says_where_the_scores_of_a_folder_without_a_text_for_a_name_are(
+    made, tmp_path, project_root
+):
+    (run, _), dataset = made
+    images = Path(os.fsdecode(os.fsencode(tmp_path) + b"/R\xf6ntgen"))
+    images.symlink_to(dataset.folder / "images")
+    done = command(images, "--run", run.folder)
+    assert done.returncode == 0, done.stderr
+    assert f"R?ntgen-by-{dataset.name}: scores.csv" in done.stdout
+    assert len(list(project_root.glob("data/scored/*/report.html"))) == 1
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
         (["--set", "nowhere"], "There is no set 'nowhere'"),
         ([], "Name the runs to score with"),
         (["--run", "nowhere"], "no folder of a finished run"),
+        (["--run", "~nosuch/run"], "no folder of a finished run"),
     ],
 )
 def test_the_command_says_in_a_sentence_what_is_missing(made, words, said):

@@ -156,8 +156,10 @@ def test_each_image_is_seen_with_its_map_and_restored_image(run, set_writer, tmp
 
 
 @pytest.mark.parametrize("what", ["run", "folder", "images"])
-def test_what_is_missing_is_said(run, tmp_path, what):
+@pytest.mark.parametrize("home", [False, True])
+def test_what_is_missing_is_said(run, tmp_path, what, home):
     run, dataset = run
-    images = {"run": dataset.folder, "folder": tmp_path / "nowhere", "images": tmp_path}[what]
-    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-        scoring.score(images, tmp_path if what == "run" else run.folder)
+    where = "~nosuch" if home else tmp_path
+    images = {"run": dataset.folder, "folder": f"{where}/nowhere", "images": where}[what]
+    with pytest.raises(FileNotFoundError, match=str(where)):
+        scoring.score(images, where if what == "run" else run.folder)
