@@ -295,13 +295,13 @@ def run(
         "channels": dataset.channels,
         "precision": precision,
         "data": dataset.fingerprint,
+        "conversion": dataset.conversion,
         "arguments": {name: _plain(value) for name, value in arguments.items()},
     }
     made_with = {
         "code": code_digest(method),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
-        "conversion": dataset.conversion,
         "commit": _commit(),
         "versions": {
             "python": platform.python_version(),
@@ -399,6 +399,7 @@ def _is_finished(here: Path, identity: dict, code: str) -> bool:
     config |= {"arguments": identity["arguments"] | given}
     if not identity["precision"]:
         config["precision"] = ""  # which was written down of every run, once
+    config.setdefault("conversion", identity["conversion"])  # and this of none
     other = [name for name, value in identity.items() if config.get(name) != value]
     if finished and other:
         raise RunError(

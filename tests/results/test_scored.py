@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy.stats import rankdata
 
+from files import all_bytes
 from nblib.data import datasets, folders
 from nblib.files import DatasetError
 from nblib.methods import catalogue
@@ -87,6 +88,10 @@ def test_an_earlier_result_is_replaced_whole_and_nothing_else_is_touched(made, t
         scored.write_scored(tmp_path / "one.png", asked[:1], mine)
     with pytest.raises(FileNotFoundError, match="is a file"):
         scored.write_scored(tmp_path / "one.png", asked[:1], tmp_path / "one.png")
+    before = all_bytes(asked[0].folder)
+    with pytest.raises(FileNotFoundError, match="holds other files"):
+        scored.write_scored(tmp_path / "one.png", asked[:1], asked[0].folder)
+    assert all_bytes(asked[0].folder) == before
     assert [f.name for f in mine.iterdir()] == ["thesis.tex"]
 
 
