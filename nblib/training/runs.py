@@ -52,6 +52,8 @@ from nblib.training.encoded import encode_all
 from nblib.training.folder import (
     AGAIN,
     begin_again,
+    check_history,
+    check_kinds,
     is_listed,
     load_checkpoint,
     read,
@@ -209,20 +211,12 @@ def read_scores(file: Path, then: str = AGAIN) -> pd.DataFrame:
 
 def check_config(config: dict) -> None:
     """Raise ValueError where a configuration does not say what it has to."""
-    _check_kinds(config, CONFIG)
+    check_kinds(config, CONFIG)
 
 
 def check_metrics(found: dict) -> None:
     """Raise ValueError where the metrics of a run are none."""
-    _check_kinds(found, {name: kind for name, kind in METRICS.items() if name in found})
-
-
-def _check_kinds(found: dict, kinds: dict[str, type]) -> None:
-    if not isinstance(found, dict):
-        raise ValueError("it says nothing by name")
-    wrong = [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]
-    if wrong:
-        raise ValueError(f"it says no valid {', '.join(wrong)}")
+    check_kinds(found, {name: kind for name, kind in METRICS.items() if name in found})
 
 
 def scores_of(file: Path, found: dict, beside: str, then: str = AGAIN) -> pd.DataFrame:
@@ -479,10 +473,7 @@ def _metrics(file: Path) -> dict:
 
 def _history(file: Path) -> pd.DataFrame:
     history = pd.read_csv(file)
-    if "step" not in history or (
-        len(history) and not history.dtypes.map(pd.api.types.is_numeric_dtype).all()
-    ):
-        raise ValueError("it is no table of numbers by step")
+    check_history(history)
     return history
 
 
