@@ -23,7 +23,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -200,13 +200,23 @@ def test_part(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[scores["part"] == "test"].reset_index(drop=True)
 
 
-def read_scores(file: Path, then: str = AGAIN) -> pd.DataFrame:
+def read_scores(file: Path, then: str = AGAIN, columns: Iterable[str] = ()) -> pd.DataFrame:
     """scores.csv or scores.csv.gz: names and patients stay text, such as '007'.
 
-    Raises RunError where it is missing or damaged; then: what to do about it.
+    Raises RunError where it is missing or damaged, or has not these columns, or no row; then: what
+    to do about it.
     """
-    text = {"image": str, "patient": str}
-    return read(file, lambda file: pd.read_csv(file, dtype=text), then)
+
+    def load(file: Path) -> pd.DataFrame:
+        scores = pd.read_csv(file, dtype={"image": str, "patient": str})
+        missing = [name for name in columns if name not in scores]
+        if missing:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        if scores.empty:
+            raise ValueError("it has no row")
+        return scores
+
+    return read(file, load, then)
 
 
 def check_config(config: dict) -> None:
@@ -224,10 +234,7 @@ def scores_of(file: Path, found: dict, beside: str, then: str = AGAIN) -> pd.Dat
 
     Raises RunError where the metrics were worked out from other scores.
     """
-    scores = read_scores(file, then)
-    missing = [name for name in COLUMNS if name not in scores]
-    if missing:
-        raise RunError(f"{file} has no column {', '.join(missing)}. {then}")
+    scores = read_scores(file, then, COLUMNS)
     test = test_part(scores)
     fits = len(test) == found.get("images", len(test))
     if fits and "auc" in found:
