@@ -28,7 +28,8 @@ README = """What is in this folder
 
 scores.csv    a row an image, the most conspicuous first
 report.html   the same images to look at, in any browser, without a network
-pictures/     each image with its heat map over it, and (.panel.jpg) image, maps, restored images
+pictures/     each image with its heat map over it, and (.panel.jpg) image, maps, restored images;
+              0001-... is the first image of scores.csv, and so on
 
 The columns of scores.csv
   image        the file, below the folder that was scored
