@@ -159,8 +159,9 @@ def read_table(file: Path) -> pd.DataFrame:
 def write_for_people(file: Path, table: pd.DataFrame) -> None:
     """Write a table that people open in a spreadsheet: none of its text is taken for a formula.
 
-    Text becomes a line (`as_text`), with an apostrophe before it where it begins as a formula does;
-    numbers stay as they are, with six digits.
+    Text becomes a line (`as_text`), with an apostrophe before what begins as a formula does, also
+    behind a semicolon, which some spreadsheets part cells by; numbers stay as they are, with six
+    digits.
     Tables that the project reads back (metadata.csv, boxes.csv, originals.csv of a set; scores.csv,
     watched.csv of a run) are not written so: their names have to be those of the files.
     """
@@ -168,8 +169,7 @@ def write_for_people(file: Path, table: pd.DataFrame) -> None:
     def safe(cell):
         if not isinstance(cell, str):
             return cell
-        cell = as_text(cell)
-        return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
+        return re.sub(r'(^|;)(?="*[=+\-@])', r"\1'", as_text(cell))
 
     with written_whole(file, "w") as out:
         table.map(safe).to_csv(out, index=False, float_format="%.6g")

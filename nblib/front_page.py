@@ -13,7 +13,7 @@ import nbformat
 
 from nblib import plan
 from nblib.figures.style import shown
-from nblib.files import front_page, root, written_whole
+from nblib.files import front_page, must_be_file, root, written_whole
 from nblib.methods.catalogue import METHODS, order
 from nblib.plan import Page
 
@@ -158,20 +158,22 @@ def _on_disk() -> list[Page]:
 def number(metrics: Path) -> str:
     """The AUC with its interval in the metrics.json of a run, '' where there is none."""
     try:
+        must_be_file(metrics)
         found = json.loads(metrics.read_text())
         low, high = found["auc_interval"]
         return f"{found['auc']:.3f} [{low:.3f}, {high:.3f}]"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return ""
 
 
 def _outputs(executed: Path) -> list:
-    """The outputs of an executed copy, in order; none where there is no such copy."""
+    """The outputs of an executed copy, in order; none where there is no such copy, or none."""
     try:
+        must_be_file(executed)
         cells = nbformat.read(executed, 4).cells
-    except (OSError, ValueError):
+        return [output for cell in cells for output in cell.get("outputs", [])]
+    except Exception:  # a damaged copy makes nbformat raise nearly anything
         return []
-    return [output for cell in cells for output in cell.get("outputs", [])]
 
 
 def _trouble(executed: Path) -> str:

@@ -107,11 +107,31 @@ def test_a_finished_batch_reloads_no_more_and_pages_of_others_stay_listed(pages)
     assert set(FrontPage(list(pages.values())).states.values()) == {DONE}
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"auc": 0.5}', '{"auc": 0.5, "auc_interval": [0]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "null", '{"auc": 0.5}'),
+        *(
+            f'{{"auc": 0.5, "auc_interval": {interval}}}'
+            for interval in ("[0]", "null", '["a", 1]')
+        ),
+    ],
+)
 def test_a_run_without_numbers_has_none(tmp_path, text):
     file = tmp_path / "metrics.json"
     file.write_text(text)
     assert front_page.number(file) == front_page.number(tmp_path / "none") == ""
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"nbformat": 4, "cells": [1]}'])
+def test_the_page_is_written_whatever_an_executed_copy_is(pages, text):
+    page = pages["30_place_code-sagan_place_acts-seed0"]
+    finish(page)
+    page.executed.write_text(text)
+    front = FrontPage([page])
+    front.states[page] = FAILED
+    front.write()
+    assert "failed" in rows(front.file.read_text())["30"]
 
 
 @in_a_browser

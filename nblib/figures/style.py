@@ -54,12 +54,22 @@ STYLE = {
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the project's style, and leave the style of the user's own figures alone."""
+    """Draw in the project's style, and leave the style of the user's own figures alone.
+
+    Titles and labels are shown as they are: names of sets and images may hold dollars. What stands
+    at the ticks of a logarithmic axis is mathematics.
+    """
 
     @functools.wraps(draw)
     def drawn(*args, **kwargs) -> Figure:
         with plt.rc_context(STYLE):
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+        words = [*figure.texts]
+        for axes in figure.axes:
+            words += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for text in words:
+            text.set_parse_math(False)
+        return figure
 
     return drawn
 

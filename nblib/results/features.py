@@ -28,7 +28,7 @@ from nblib.results.questions import POOLED
 from nblib.training import budgets
 from nblib.training.encoded import encode_all
 from nblib.training.loop import best_device
-from nblib.training.runs import Run, read_scores
+from nblib.training.runs import Run
 
 DIVISIONS = 20
 """How often all normal images are divided anew."""
@@ -207,7 +207,7 @@ def studied(data: str | Path, budget: str) -> pd.DataFrame:
     here = [root() / "data" / name / data / budget / store.FEATURES for name in ("runs", "scores")]
     for file in (here[0], here[1].with_suffix(".csv.gz")):
         if file.exists():
-            return read_scores(file, store.PASS_AGAIN)
+            return store.read_found(file)
     return pd.DataFrame()
 
 

@@ -85,14 +85,18 @@ def write(
     table: `scored.joined`, whose index is the place of each image among `files`; layers: of each
     run; predictive: `scored.predictive`.
     """
-    names = dict(zip(files, table["image"].sort_index(), strict=True))
+    # Numbered: names alone may be too long, or that of a picture may be another's folder.
+    names = {
+        of: f"{row:04d}-{name.split('/')[-1][:50]}"
+        for row, (of, name) in enumerate(table["image"].items(), 1)
+    }
     place = {file: i for i, file in enumerate(files)}
     with passing_folder(out, "report") as fresh:
         (fresh / "files").mkdir()
 
         def drawn(file: Path, found: Read) -> bytes:
             of = place[file]
-            to = fresh / "pictures" / names[file], fresh / "files" / str(of)
+            to = fresh / "pictures" / names[of], fresh / "files" / str(of)
             return _draw(found.image, [(one.method, *one.at(of)) for one in layers], *to)
 
         made = read_all(files, conversion_of(asked[0]), drawn)
@@ -155,7 +159,6 @@ def _draw(image: Image.Image, found: list[tuple], picture: Path, own: Path) -> b
     image = image.convert("RGB")
     image.thumbnail((SIDE, SIDE))
     map = found[0][1]
-    picture.parent.mkdir(parents=True, exist_ok=True)
     shown = image if map is None else overlaid(image, map)
     _save(shown, picture, ".jpg")
     _save(_panel(image, found), picture, ".panel.jpg")
@@ -169,7 +172,8 @@ def _draw(image: Image.Image, found: list[tuple], picture: Path, own: Path) -> b
 
 
 def _save(image: Image.Image, stem: Path, end: str) -> None:
-    image.save(stem.with_name(stem.name + end), quality=QUALITY)
+    with written_whole(stem.with_name(stem.name + end)) as file:
+        image.save(file, {".jpg": "JPEG", ".png": "PNG"}[end[-4:]], quality=QUALITY)
 
 
 def _panel(image: Image.Image, found: list[tuple]) -> Image.Image:

@@ -29,7 +29,8 @@ README = """What is in this folder
 
 scores.csv    a row an image, the most conspicuous first
 report.html   the same images to look at, in any browser, without a network
-pictures/     each image with its heat map over it, and (.panel.jpg) image, maps, restored images
+pictures/     each image with its heat map over it, and (.panel.jpg) image, maps, restored images;
+              0001-... is the first image of scores.csv, and so on
 
 The columns of scores.csv
   image        the file, below the folder that was scored
@@ -234,7 +235,9 @@ def _must_be_ours(out: Path) -> None:
     """Raise FileNotFoundError where something else lies in the way."""
     if out.is_file():
         raise FileNotFoundError(f"{out} is a file: name a folder for scores, pictures and report.")
-    if out.is_dir() and any(out.iterdir()) and not (out / "scores.csv").exists():
+    there = {file.name for file in out.iterdir()} if out.is_dir() else set()
+    # A run has a scores.csv as well, which is not to be lost.
+    if there and ("scores.csv" not in there or there & {"config.json", "metrics.json"}):
         raise FileNotFoundError(f"{out} holds other files: name a new folder, or an empty one.")
 
 

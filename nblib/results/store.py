@@ -29,12 +29,16 @@ from nblib.training.runs import (
 
 PROJECT = Path(__file__).parents[2]
 
-PASSES = ("moved", "mirrored", "perceptual")
-"""See `robustness.score_moved`, `robustness.score_mirrored`, `perceptual.score_perceptual`."""
+PASSES = {
+    "moved": ("as it is",),
+    "mirrored": ("score", "mirrored"),
+    "perceptual": ("residual", "perceptual", "whitened"),
+}
+"""Each with its own columns, see `robustness.score_moved`, `robustness.score_mirrored`,
+`perceptual.score_perceptual`."""
 
 FEATURES = "features.csv"
 """What `features.study` found of a set at a budget, beside its runs."""
-
 
 PASS_AGAIN = "Move it away, or where it is kept take it from the repository again."
 
@@ -178,7 +182,7 @@ def keep(data: str, budget: str) -> list[Path]:
     for pattern in (*(f"{name}-seed*.csv" for name in PASSES), FEATURES):
         for file in sorted(_runs_folder(data, budget).glob(pattern)):
             files.append(_scores_folder(data, budget) / f"{file.name}.gz")
-            _write_scores(files[-1], read_scores(file, PASS_AGAIN))
+            _write_scores(files[-1], read_found(file))
     return files
 
 
@@ -208,10 +212,16 @@ def read_pass(name: str, data: str, budget: str) -> list[tuple[str, pd.DataFrame
     kept = sorted(_scores_folder(data, budget).glob(f"{name}-seed*.csv.gz"))
     fresh = sorted(_runs_folder(data, budget).glob(f"{name}-seed*.csv"))
     files = {file.name.removesuffix(".gz"): file for file in (*kept, *fresh)}
-    tables = (read_scores(file, PASS_AGAIN) for file in files.values())
-    found = [one for table in tables for one in table.groupby("method")]
+    found = [one for file in files.values() for one in read_found(file).groupby("method")]
     there = catalogue.known(method for method, _ in found)
     return [(method, table) for method, table in found if method in there]
+
+
+def read_found(file: Path) -> pd.DataFrame:
+    """The table of a pass, or of `FEATURES`, kept or fresh. Raises RunError as `read_scores`."""
+    own, of_study = PASSES.get(file.name.split("-seed")[0]), ("direction", "what", "auc")
+    columns = ("image", "patient", "label", "method", *own) if own else of_study
+    return read_scores(file, PASS_AGAIN, columns)
 
 
 def over_seeds(rows: list[dict]) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Data frames of results -> words for columns, captions, .csv, .md, .tex, a record of the runs."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,10 @@ from nblib.results.tables import (
     settings,
     table,
 )
+
+LATEX = {character: f"\\{character}" for character in "#$%&_{}"}
+LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+"""How characters are written that mean something to LaTeX."""
 
 
 def for_print(rows: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +158,7 @@ def save_files(
     """The four files of `save_table`, with this caption, wherever `stem` says."""
     latex = printed.style.hide(axis="index").format(escape="latex")
     latex = latex.format_index(escape="latex", axis=1)
-    words = re.sub(r"([%_&#$])", r"\\\1", caption)
+    words = caption.translate(str.maketrans(LATEX))
     # As wide as the page, however many columns.
     tex = latex.to_latex(hrules=True, caption=words)
     tex = tex.replace(r"\begin{tabular}", r"\resizebox{\textwidth}{!}{\begin{tabular}")

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TypeVar
 
+import pandas as pd
 import torch
 
-from nblib.files import RunError, as_json, in_a_line, written_whole
+from nblib.files import RunError, as_json, in_a_line, must_be_file, written_whole
 from nblib.methods.method import Method
 from nblib.progress import say
 
@@ -19,20 +20,22 @@ T = TypeVar("T")
 
 SUMS = "SHA256SUMS"
 
-PARTS = ("step", "finished", "rows", "seconds", "best", "method", "optimizers")
-"""What a checkpoint holds, by name."""
+PARTS = {"step": int, "finished": bool, "rows": list, "seconds": float}
+PARTS |= dict.fromkeys(("best", "method", "optimizers"), dict)
+"""What a checkpoint holds, by name, and as what."""
 
 AGAIN = "Move the folder away and run again."
 
 
-def read(file: Path, by: Callable[[Path], T], then: str = AGAIN) -> T:
-    """What `by` makes of a file. then: what to do where it cannot.
+def read(file: Path, by: Callable[[Path], T], then: str = AGAIN, checked: bool = True) -> T:
+    """What `by` makes of a file. then: what to do where it cannot. checked: by its digest, first.
 
     Raises RunError where the file is missing, is not as it was written, or cannot be read.
     """
     try:
+        must_be_file(file)
         listed = _listed(file)
-        if listed and _sha256(file) not in listed:
+        if checked and listed and _sha256(file) not in listed:
             raise RunError(f"{file} is not as it was written: {SUMS} lists another file. {then}")
         return by(file)
     except (RunError, MemoryError, torch.OutOfMemoryError):
@@ -40,7 +43,25 @@ def read(file: Path, by: Callable[[Path], T], then: str = AGAIN) -> T:
     except FileNotFoundError:
         raise RunError(f"{file} is missing. {then}") from None
     except Exception as error:  # a damaged file makes NumPy, pandas and torch raise nearly anything
-        raise RunError(f"{file} cannot be read: {in_a_line(error)}. {then}") from None
+        why = getattr(error, "strerror", None) or in_a_line(error)
+        raise RunError(f"{file} cannot be read: {why}. {then}") from None
+
+
+def check_kinds(found: dict, kinds: dict[str, type]) -> None:
+    """Raise ValueError where what was read does not say, by name, what it has to."""
+    if not isinstance(found, dict):
+        raise ValueError("it says nothing by name")
+    wrong = [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]
+    if wrong:
+        raise ValueError(f"it says no valid {', '.join(wrong)}")
+
+
+def check_history(history: pd.DataFrame) -> None:
+    """Raise ValueError where a history is none."""
+    if "step" not in history or (
+        len(history) and not history.dtypes.map(pd.api.types.is_numeric_dtype).all()
+    ):
+        raise ValueError("it is no table of numbers by step")
 
 
 def is_listed(file: Path) -> bool:
@@ -70,25 +91,55 @@ def begin_again(checkpoint: Path) -> None:
 def load_checkpoint(file: Path, method: Method, device: str = "cpu") -> dict:
     """What `save_checkpoint` wrote, on a device; its weights go into the method.
 
-    Raises RunError as `read` does, and where a weight is not finite or of another method. The file
-    can hold tensors, but run nothing.
+    Raises RunError as `read` does, and where a weight is not finite or of another method, or the
+    training cannot be gone on with. The file can hold tensors, but run nothing.
     """
 
     def load(file: Path) -> dict:
-        saved = torch.load(file, map_location=device, weights_only=True)
-        if not isinstance(saved, dict) or any(name not in saved for name in PARTS):
-            raise ValueError("it is no checkpoint of a training")
-        for state in (saved["method"], saved["best"].get("method", {})):
+        saved = _loaded(file, device)
+        best = [saved["best"]["method"]] if "method" in saved["best"] else []
+        for state in (*best, saved["method"]):
             for name, tensor in state.items():
                 if not tensor.isfinite().all():
                     raise ValueError(f"numbers in '{name}' are not finite")
-        method.load_state(saved["method"])
+            method.load_state(state)
+        if not saved["finished"]:
+            _check_resumable(saved, method)
         return saved
 
     saved = read(file, load)
     if not is_listed(file):
         say(f"{file}: an earlier version wrote it without a digest, so that it is read unchecked")
     return saved
+
+
+def glance(file: Path) -> dict:
+    """A checkpoint that may be written anew meanwhile, mapped: its weights are not read.
+
+    Raises RunError where it is none.
+    """
+    return read(file, lambda file: _loaded(file, mmap=True), checked=False)
+
+
+def _loaded(file: Path, device: str = "cpu", mmap: bool = False) -> dict:
+    saved = torch.load(file, map_location=device, weights_only=True, mmap=mmap)
+    check_kinds(saved, PARTS)
+    check_history(pd.DataFrame(saved["rows"] or {"step": []}))
+    return saved
+
+
+def _check_resumable(saved: dict, method: Method) -> None:
+    """Raise where the method, with its weights of a checkpoint, cannot be trained on from it."""
+    if not 0 <= saved["step"] <= method.steps:
+        raise ValueError(f"its step is {saved['step']}, of {method.steps}")
+    check_kinds(saved["best"], {"aucp": float})
+    optimizers = method.optimizers()
+    check_kinds(saved["optimizers"], dict.fromkeys(optimizers, dict))
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(saved["optimizers"][name])
+        for weights, state in optimizer.state.items():
+            if any(tensor.dim() and tensor.shape != weights.shape for tensor in state.values()):
+                raise ValueError(f"its optimizer {name} is of other weights")
 
 
 def write_last(file: Path, value: dict) -> None:

@@ -23,7 +23,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,8 @@ from nblib.training.encoded import encode_all
 from nblib.training.folder import (
     AGAIN,
     begin_again,
+    check_history,
+    check_kinds,
     is_listed,
     load_checkpoint,
     read,
@@ -198,31 +200,33 @@ def test_part(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[scores["part"] == "test"].reset_index(drop=True)
 
 
-def read_scores(file: Path, then: str = AGAIN) -> pd.DataFrame:
+def read_scores(file: Path, then: str = AGAIN, columns: Iterable[str] = ()) -> pd.DataFrame:
     """scores.csv or scores.csv.gz: names and patients stay text, such as '007'.
 
-    Raises RunError where it is missing or damaged; then: what to do about it.
+    Raises RunError where it is missing or damaged, or has not these columns, or no row; then: what
+    to do about it.
     """
-    text = {"image": str, "patient": str}
-    return read(file, lambda file: pd.read_csv(file, dtype=text), then)
+
+    def load(file: Path) -> pd.DataFrame:
+        scores = pd.read_csv(file, dtype={"image": str, "patient": str})
+        missing = [name for name in columns if name not in scores]
+        if missing:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        if scores.empty:
+            raise ValueError("it has no row")
+        return scores
+
+    return read(file, load, then)
 
 
 def check_config(config: dict) -> None:
     """Raise ValueError where a configuration does not say what it has to."""
-    _check_kinds(config, CONFIG)
+    check_kinds(config, CONFIG)
 
 
 def check_metrics(found: dict) -> None:
     """Raise ValueError where the metrics of a run are none."""
-    _check_kinds(found, {name: kind for name, kind in METRICS.items() if name in found})
-
-
-def _check_kinds(found: dict, kinds: dict[str, type]) -> None:
-    if not isinstance(found, dict):
-        raise ValueError("it says nothing by name")
-    wrong = [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]
-    if wrong:
-        raise ValueError(f"it says no valid {', '.join(wrong)}")
+    check_kinds(found, {name: kind for name, kind in METRICS.items() if name in found})
 
 
 def scores_of(file: Path, found: dict, beside: str, then: str = AGAIN) -> pd.DataFrame:
@@ -230,10 +234,7 @@ def scores_of(file: Path, found: dict, beside: str, then: str = AGAIN) -> pd.Dat
 
     Raises RunError where the metrics were worked out from other scores.
     """
-    scores = read_scores(file, then)
-    missing = [name for name in COLUMNS if name not in scores]
-    if missing:
-        raise RunError(f"{file} has no column {', '.join(missing)}. {then}")
+    scores = read_scores(file, then, COLUMNS)
     test = test_part(scores)
     fits = len(test) == found.get("images", len(test))
     if fits and "auc" in found:
@@ -295,13 +296,13 @@ def run(
         "channels": dataset.channels,
         "precision": precision,
         "data": dataset.fingerprint,
+        "conversion": dataset.conversion,
         "arguments": {name: _plain(value) for name, value in arguments.items()},
     }
     made_with = {
         "code": code_digest(method),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
-        "conversion": dataset.conversion,
         "commit": _commit(),
         "versions": {
             "python": platform.python_version(),
@@ -399,6 +400,7 @@ def _is_finished(here: Path, identity: dict, code: str) -> bool:
     config |= {"arguments": identity["arguments"] | given}
     if not identity["precision"]:
         config["precision"] = ""  # which was written down of every run, once
+    config.setdefault("conversion", identity["conversion"])  # and this of none
     other = [name for name, value in identity.items() if config.get(name) != value]
     if finished and other:
         raise RunError(
@@ -478,10 +480,7 @@ def _metrics(file: Path) -> dict:
 
 def _history(file: Path) -> pd.DataFrame:
     history = pd.read_csv(file)
-    if "step" not in history or (
-        len(history) and not history.dtypes.map(pd.api.types.is_numeric_dtype).all()
-    ):
-        raise ValueError("it is no table of numbers by step")
+    check_history(history)
     return history
 
 

@@ -4,12 +4,12 @@ import time
 
 import ipywidgets as widgets
 import pandas as pd
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from nblib import figures
-from nblib.files import root
+from nblib.files import RunError, root
 from nblib.training.budgets import arguments
+from nblib.training.folder import glance
 from nblib.training.runs import Run
 from nblib.widgets import panels
 from nblib.widgets.found import Key, in_progress, saved_at
@@ -47,7 +47,10 @@ class Watch(panels.View):
             self.choice.value = chosen or keys[0]
             self._refreshing = False
         if keys:
-            history, self.said = training(self.choice.value)
+            try:
+                history, self.said = training(self.choice.value)
+            except RunError as error:
+                history, self.said = pd.DataFrame(), str(error)
             self._draw(history)
         else:
             self.said = f"No training is in progress under {root()}; one that begins shows up here."
@@ -71,17 +74,17 @@ class Watch(panels.View):
 
 
 def training(key: Key) -> tuple[pd.DataFrame, str]:
-    """The history of a run as last saved, and how far it has come, in words."""
+    """The history of a run as last saved, and how far it has come, in words.
+
+    Raises RunError where a file of it is damaged.
+    """
     if (key.folder / "metrics.json").exists():
         words = f"{key} has finished: the explorer finds it by the button beside its seed."
         return Run(key.folder).history, words
-    try:
-        # Mapped: of the file only what is looked at is read, and that is not the weights.
-        saved = torch.load(
-            key.folder / "checkpoint.pt", map_location="cpu", weights_only=True, mmap=True
-        )
-    except FileNotFoundError:
+    file = key.folder / "checkpoint.pt"
+    if not file.exists():
         return pd.DataFrame(), f"{key} has begun; its curves come with its first checkpoint."
+    saved = glance(file)
     steps, ago = arguments(key.method, key.budget)["steps"], max(0, time.time() - saved_at(key))
     words = f"step {saved['step']} of {steps} after {saved['seconds']:.0f} s, saved {ago:.0f} s ago"
     return pd.DataFrame(saved["rows"]), f"{key}: {words}."

@@ -1,7 +1,13 @@
+import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from files import all_bytes, full_disk
 from nblib import figures
+from nblib.data import datasets
+from nblib.data.labels import load_labels
+from nblib.results import store, tables
+from nblib.training import runs
 
 
 def test_every_title_of_the_drawn_set_says_phantom():
@@ -47,6 +53,31 @@ def test_drawing_leaves_the_users_own_style_alone(shown):
     before = dict(plt.rcParams)
     figures.histogram(shown[2])
     assert dict(plt.rcParams) == before and not plt.get_fignums()
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "$a$ $b", "a^b_{c}"])
+def test_names_are_shown_as_they_are(make_set, name):
+    dataset = datasets.load(make_set(name))
+    run = runs.run("mean_image", dataset, "smoke")
+    images = dict.fromkeys((name, "other"), dataset.test.images[:2])
+    for figure in (
+        figures.parts(dataset, load_labels(dataset)),
+        figures.histogram(run),
+        figures.gallery(images, name),
+        figures.forest(tables.table([store.of(run)]), name),
+        figures.model_choice(pd.DataFrame(), name),
+    ):
+        figure.draw_without_rendering()
+        texts = [text for text in figure.findobj(Text) if name in text.get_text()]
+        assert texts and not any(text.get_parse_math() for text in texts)
+
+
+def test_ticks_of_a_logarithmic_axis_are_mathematics():
+    history = {"step": [1, 2], "G.loss": [1.0, 2.0], "G.gradient_norm": [1e-3, 1e3], "aucp": None}
+    figure = figures.training_curves(pd.DataFrame(history), "norms")
+    figure.draw_without_rendering()
+    labels = [text for text in figure.findobj(Text) if "mathdefault" in text.get_text()]
+    assert labels and all(text.get_parse_math() for text in labels)
 
 
 def test_a_lesion_is_outlined_so_that_it_is_seen_on_images_and_on_maps():

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from browser import in_a_browser, opened
+from files import full_disk
 from nblib.results import report, scored
 from nblib.training import runs
 
@@ -40,6 +41,11 @@ def out(run, source, tmp_path):
     return scored.write_scored(source, [run], tmp_path / "out")[-1]
 
 
+def picture(out, name, end=".jpg"):
+    (file,) = (out / "pictures").glob(f"*-{name}{end}")
+    return file
+
+
 def data_of(out):
     text = (out / "report.html").read_text()
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
@@ -47,16 +53,37 @@ def data_of(out):
 
 
 def test_pictures_keep_their_shape_and_show_the_map_where_it_is_high(run, out):
-    large = Image.open(out / "pictures" / "large.png.jpg")
+    large = Image.open(picture(out, "large.png"))
     assert large.size == (report.SIDE, report.SIDE * 3 // 4)
-    seen = np.asarray(Image.open(out / "pictures" / "spot.png.jpg").convert("RGB")).astype(int)
+    seen = np.asarray(Image.open(picture(out, "spot.png")).convert("RGB")).astype(int)
     assert seen.shape == (100, 300, 3)
     # Grey where the map is low; viridis' yellow has far less blue than red where it is high.
     colour = seen[..., 0] - seen[..., 2]
     assert colour[35:55, 25:55].mean() > colour[:, 150:].mean() + 20
-    panel = Image.open(out / "pictures" / "spot.png.panel.jpg")
+    panel = Image.open(picture(out, "spot.png", ".panel.jpg"))
     assert panel.width > 2.9 * report.TILE * 3  # image, map, restored: three tiles of 3 to 1
-    assert not (out / "pictures" / "bad.png.jpg").exists()
+    assert not list((out / "pictures").glob("*bad.png*"))
+
+
+@pytest.mark.parametrize(
+    "names", [["x" * 246 + ".png"], ["目" * 83 + ".png"], ["a.png", "a.png.jpg/b.png"]]
+)
+def test_each_image_has_its_picture_whatever_it_is_called(run, tmp_path, names):
+    for level, name in enumerate(names):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (20 + level, 20)).save(tmp_path / "in" / name)
+    table, _, out = scored.write_scored(tmp_path / "in", [run], tmp_path / "out")
+    assert [row["image"] for row in data_of(out)] == list(table["image"])
+    for row, name in enumerate(table["image"], 1):
+        (file,) = (out / "pictures").glob(f"{row:04d}-{name[-5]}*[!l].jpg")  # but for .panel.jpg
+        assert Image.open(file).width == 20 + names.index(name)
+
+
+def test_a_full_disk_is_said_with_the_picture_that_has_no_room(run, source, tmp_path):
+    where = rf"{tmp_path}/out/\.report\.\w+/(pictures|files)/\S+\.(jpg|png) cannot be written"
+    with pytest.raises(OSError, match=f"{where}: File too large"), full_disk(6000):
+        scored.write_scored(source, [run], tmp_path / "out")
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {"README.txt", "scores.csv"}
 
 
 def test_a_map_is_transparent_where_it_is_low():
@@ -124,11 +151,11 @@ def test_a_reader_filters_looks_marks_and_saves(run, source, tmp_path, monkeypat
         page.keyboard.press("m")
         page.keyboard.press("2")
         assert page.locator("[data-mark=disagree]").get_attribute("aria-pressed") == "true"
-        page.locator("#comment").fill('rib, not "spot"\nsee 2')
+        page.locator("#comment").fill('rib, not "spot"\nsee 2;=2')
         page.locator("#after").click()
         assert page.locator("#name").inner_text() == rows[place + 1]["image"]
         page.locator("#before").click()
-        assert page.locator("#comment").input_value() == 'rib, not "spot"\nsee 2'
+        assert page.locator("#comment").input_value() == 'rib, not "spot"\nsee 2;=2'
         page.keyboard.press("Escape")
         assert not large.is_visible()
         cards.nth(place).get_by_text("disagree").wait_for()  # the page hears of it later
@@ -151,7 +178,7 @@ def test_a_reader_filters_looks_marks_and_saves(run, source, tmp_path, monkeypat
         marks = {row["image"]: row for row in csv.DictReader(file)}
     assert set(marks) == {"spot.png", f"'{NASTY}"}  # no formula for a spreadsheet
     assert marks["spot.png"]["mark"] == "disagree"
-    assert marks["spot.png"]["comment"] == 'rib, not "spot"\nsee 2'
+    assert marks["spot.png"]["comment"] == 'rib, not "spot"\nsee 2;\'=2'
     assert marks[f"'{NASTY}"]["mark"] == "look again"
     kinds = ("data:", "blob:", out.as_uri())
     assert all(address.startswith(kinds) for address in asked)

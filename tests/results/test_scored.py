@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from scipy.stats import rankdata
 
+from files import all_bytes
 from nblib.data import datasets, folders
 from nblib.files import DatasetError
 from nblib.methods import catalogue
@@ -72,7 +73,7 @@ def test_a_damaged_file_is_in_the_table_and_has_no_picture(made, tmp_path):
     assert "1 of 2 images scored" in scored.summary(table, asked)
     assert "bad.png is no image" in scored.summary(table, asked)
     files = {str(f.relative_to(out / "pictures")) for f in (out / "pictures").rglob("*.jpg")}
-    assert files == {"deep/good.png.jpg", "deep/good.png.panel.jpg"}
+    assert files == {"0001-good.png.jpg", "0001-good.png.panel.jpg"}
 
 
 def test_an_earlier_result_is_replaced_whole_and_nothing_else_is_touched(made, tmp_path):
@@ -80,7 +81,8 @@ def test_an_earlier_result_is_replaced_whole_and_nothing_else_is_touched(made, t
     Image.new("L", (64, 64)).save(tmp_path / "one.png")
     *_, out = scored.write_scored(dataset.folder / "images", asked[:1], tmp_path / "out")
     scored.write_scored(tmp_path / "one.png", asked[:1], out)
-    assert {f.name for f in (out / "pictures").iterdir()} == {"one.png.jpg", "one.png.panel.jpg"}
+    pictures = {f.name for f in (out / "pictures").iterdir()}
+    assert pictures == {"0001-one.png.jpg", "0001-one.png.panel.jpg"}
     assert len(pd.read_csv(out / "scores.csv")) == 1
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -89,6 +91,10 @@ def test_an_earlier_result_is_replaced_whole_and_nothing_else_is_touched(made, t
         scored.write_scored(tmp_path / "one.png", asked[:1], mine)
     with pytest.raises(FileNotFoundError, match="is a file"):
         scored.write_scored(tmp_path / "one.png", asked[:1], tmp_path / "one.png")
+    before = all_bytes(asked[0].folder)
+    with pytest.raises(FileNotFoundError, match="holds other files"):
+        scored.write_scored(tmp_path / "one.png", asked[:1], asked[0].folder)
+    assert all_bytes(asked[0].folder) == before
     assert [f.name for f in mine.iterdir()] == ["thesis.tex"]
 
 

@@ -149,14 +149,45 @@ def test_scores_that_were_kept_without_a_digest_are_compared_with_their_metrics(
         store.collect(kept.parts[-4], "smoke")
 
 
+HEADERS = {
+    "moved-seed0": b"image,patient,label,method,as it is\n",
+    "mirrored-seed0": b"image,patient,label,method,score,mirrored\n",
+    "perceptual-seed0": b"image,patient,label,method,residual,perceptual,whitened\n",
+    "features": b"direction,what,division,auc\n",
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+@pytest.mark.parametrize(
+    "name, content, why",
+    [(name, b"other,columns\n1,2\n", "no column [a-z]+, .*") for name in HEADERS]
+    + [(name, header, "no row") for name, header in HEADERS.items()]
+    + [("moved-seed0", b"", ".*")],
+)
+def test_a_file_of_a_pass_that_is_none_is_refused_in_a_sentence(
+    project_root, name, content, why, suffix
+):
+    where = {".csv": "runs", ".csv.gz": "scores"}[suffix]
+    file = project_root / f"data/{where}/own/smoke/{name}{suffix}"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content if suffix == ".csv" else gzip.compress(content))
+    with pytest.raises(RunError, match=rf"{name}\.csv.* cannot be read: .*{why}\. Move it away"):
+        read_beside_runs(name)
+
+
 @pytest.mark.parametrize("name", ["moved-seed0", "features"])
 def test_a_damaged_file_of_a_pass_is_refused_in_a_sentence(project_root, name):
     file = project_root / f"data/scores/own/smoke/{name}.csv.gz"
     file.parent.mkdir(parents=True)
-    file.write_bytes(gzip.compress(b"image,patient,label,method\n" * 99)[:-9])
-    read = {"moved-seed0": lambda: store.read_pass("moved", "own", "smoke")}
+    file.write_bytes(gzip.compress(HEADERS[name] * 99)[:-9])
     with pytest.raises(RunError, match=rf"{name}\.csv\.gz cannot be read: .*Move it away"):
-        read.get(name, lambda: features.studied("own", "smoke"))()
+        read_beside_runs(name)
+
+
+def read_beside_runs(name):
+    if name == "features":
+        return features.studied("own", "smoke")
+    return store.read_pass(name.removesuffix("-seed0"), "own", "smoke")
 
 
 @pytest.mark.parametrize("name", ["two words", 'it\'s "quoted"', "Größe 目"])

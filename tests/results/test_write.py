@@ -31,6 +31,16 @@ def test_latex_escapes_the_names_of_columns_too_and_fits_the_page(make_set, proj
     assert latex.count("{") == latex.count("}")
 
 
+def test_a_caption_is_text_to_latex_whatever_a_set_is_called(results, project_root):
+    name = r"a^b_{c}~\d #1 $2 3% &"
+    write.write_results([r._replace(config=r.config | {"set": name}) for r in results])
+    (file,) = project_root.glob("figures/*/smoke/results.tex")
+    written = (
+        r"Set a\textasciicircum{}b\_\{c\}\textasciitilde{}\textbackslash{}d \#1 \$2 3\% \&, budget"
+    )
+    assert written in file.read_text()
+
+
 def test_what_is_empty_says_why():
     table = pd.DataFrame({"a": [1]})
     assert write.or_words(table, "why") is table

@@ -87,8 +87,15 @@ def test_the_digests_are_those_of_all_files_as_another_program_finds_them(made, 
     assert checked == {file.name for file in here.iterdir()} - {"SHA256SUMS"}
 
 
+def pipe(file):
+    """Who opens it waits for a writer that never comes."""
+    file.unlink()
+    os.mkfifo(file)
+
+
 DAMAGES = {
     "missing": lambda file, made: file.unlink(),
+    "a pipe": lambda file, made: pipe(file),
     "empty": lambda file, made: file.write_bytes(b""),
     "cut": lambda file, made: cut(file),
     "a flipped bit": lambda file, made: flip(file, file.stat().st_size // 2),
@@ -213,6 +220,58 @@ def test_what_is_no_checkpoint_of_the_method_is_refused(copy, content):
     of_a_version_before(copy)
     torch.save(content, copy / "checkpoint.pt")
     refused(lambda here: runs.Run(here).method(), copy / "checkpoint.pt")
+
+
+def first_of(optimizers, **changes):
+    name, state = next(iter(optimizers.items()))
+    return optimizers | {name: state | changes}
+
+
+NO_WAY_ON = {
+    "no optimisers": lambda saved: dict(optimizers={}),
+    "a list of optimisers": lambda saved: dict(optimizers=[]),
+    "optimisers of nothing": lambda saved: dict(
+        optimizers={name: {} for name in saved["optimizers"]}
+    ),
+    "optimisers of others": lambda saved: dict(
+        optimizers=first_of(saved["optimizers"], param_groups=[])
+    ),
+    "moments of other weights": lambda saved: dict(
+        optimizers=first_of(saved["optimizers"], state={0: {"exp_avg": torch.zeros(2, 9)}})
+    ),
+    "a step in words": lambda saved: dict(step="x"),
+    "a step before the first": lambda saved: dict(step=-5),
+    "a step beyond the last": lambda saved: dict(step=10**6),
+    "no rows": lambda saved: dict(rows=None),
+    "rows in words": lambda saved: dict(rows="x"),
+    "rows of words": lambda saved: dict(rows=["x"]),
+    "rows of no step": lambda saved: dict(rows=[{"loss": 1.0}]),
+    "no seconds": lambda saved: dict(seconds=None),
+    "a best that is none": lambda saved: dict(best={"aucp": 0.5, "method": {}}),
+    "a best without its AUCp": lambda saved: dict(best={}),
+}
+
+
+@pytest.fixture
+def cut_off(copy):
+    """The checkpoint of a run that goes on from it; of a version before, without a digest."""
+    (copy / "metrics.json").unlink()
+    of_a_version_before(copy)
+    file, method = copy / "checkpoint.pt", runs.Run(copy).method()
+    saved = torch.load(file)
+    optimizers = {name: of.state_dict() for name, of in method.optimizers().items()}
+    saved |= dict(finished=False, step=4, best={"aucp": -1.0}, optimizers=optimizers)
+    torch.save(saved | {"rows": [row for row in saved["rows"] if row["step"] <= 4]}, file)
+    return file
+
+
+@pytest.mark.parametrize("change", NO_WAY_ON.values(), ids=NO_WAY_ON)
+def test_a_checkpoint_that_cannot_be_gone_on_with_is_refused(made, cut_off, change):
+    saved = torch.load(cut_off)
+    torch.save(saved | change(saved), cut_off)
+    refused(lambda here: runs.run("ganomaly", made[0], "smoke"), cut_off)
+    torch.save(saved, cut_off)
+    assert list(runs.run("ganomaly", made[0], "smoke").history["step"]) == [*range(1, 9)]
 
 
 class Payload:

@@ -273,6 +273,21 @@ def test_a_finished_run_on_other_images_is_refused(dataset, set_folder):
         run("mean_image", datasets.load(set_folder, size=16), "smoke")
 
 
+def test_a_finished_run_is_refused_where_its_set_says_another_conversion(dataset, tmp_path):
+    folder = write_set(tmp_path / "scans")
+    finished = run("mean_image", datasets.load(folder, size=32), "smoke")
+    lists = json.loads((folder / "data.json").read_text())
+    (folder / "data.json").write_text(json.dumps(lists | {"conversion": "benchmark"}))
+    changed = datasets.load(folder, size=32)
+    with pytest.raises(RunError, match=r"another conversion\b"):
+        run("mean_image", changed, "smoke")
+    config = json.loads((finished.folder / "config.json").read_text())
+    assert config.pop("conversion") == "window"
+    (finished.folder / "config.json").write_text(json.dumps(config))
+    (finished.folder / "SHA256SUMS").unlink()
+    assert run("mean_image", changed, "smoke") == finished, "a run of before"
+
+
 def test_a_finished_run_of_other_code_is_kept_and_said(
     at_home, mean_image, noise, monkeypatch, capsys
 ):

@@ -1,3 +1,4 @@
+import os
 import shutil
 import threading
 
@@ -72,6 +73,34 @@ def test_a_training_that_has_only_begun_says_so_and_closed_forms_are_not_watched
     watch = Watch()
     assert [key.method for _, key in watch.choice.options] == ["sagan"]
     assert "its curves come with its first checkpoint" in watch.said and watch.still() is None
+
+
+def emptied(file):
+    file.write_bytes(b"")
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def foreign(file):
+    torch.save({"weight": torch.zeros(2)}, file)
+
+
+def pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("damage", [emptied, cut, foreign, pipe])
+def test_a_damaged_checkpoint_is_said_in_a_sentence(dataset, project_root, damage):
+    file = interrupted(dataset, at=8) / "checkpoint.pt"
+    watch = Watch()
+    assert "of 8" in watch.said
+    damage(file)
+    watch.timer.ticks += 1
+    assert f"{file} cannot be read: " in watch.said and watch.still() is None
+    assert len(watch.said.splitlines()) == 1 and "run again" in watch.said
 
 
 def test_two_trainings_do_not_push_each_other_away(dataset, project_root):
