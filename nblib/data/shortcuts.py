@@ -22,7 +22,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from nblib import metrics
 from nblib.data.datasets import Dataset
 from nblib.data.labels import Labels
-from nblib.files import read_table, root, write_json
+from nblib.files import DatasetError, must_be_file, read_table, root, write_json
 
 FOLDS, LOTS = 5, 200
 
@@ -127,11 +127,17 @@ def keep_shortcuts(name: str, found: dict[str, float], chance: float) -> None:
 
 
 def kept_shortcuts(name: str) -> tuple[dict[str, float], float]:
-    """What was kept of a set; empty where nothing was."""
-    if not _file(name).exists():
+    """What was kept of a set; empty where nothing was. Raises DatasetError where it is damaged."""
+    file = _file(name)
+    if not file.exists():
         return {}, 1.0
-    written = json.loads(_file(name).read_text())
-    return written["auc"], written["by_lot_95"]
+    try:
+        must_be_file(file)
+        written = json.loads(file.read_text())
+        return {k: float(v) for k, v in written["auc"].items()}, float(written["by_lot_95"])
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        again = "Remove it, or make it again by the notebook 54_datasets"
+        raise DatasetError([f"{file} holds no shortcuts of a set. {again}."]) from None
 
 
 def _file(name: str) -> Path:

@@ -6,6 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from nblib.data import datasets, shortcuts
 from nblib.data.labels import load_labels
+from nblib.files import DatasetError
 from nblib.results import costs, store, tables, write
 from nblib.training import runs
 
@@ -154,3 +155,12 @@ def test_within_groups_of_a_set_needs_a_column_that_is_there(make_set):
         tables.within_groups(results, dataset, "sex")
     table = tables.within_groups(results, dataset, "view")
     assert list(table.columns) == ["AP", "PA", "within all groups"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"auc": {"mean": "high"}}'])
+def test_damaged_shortcuts_are_refused_in_a_sentence(project_root, text):
+    file = project_root / "data" / "scores" / "own" / "shortcuts.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(DatasetError, match=rf"{file} holds no shortcuts .* Remove it, or make"):
+        shortcuts.kept_shortcuts("own")
