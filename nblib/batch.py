@@ -151,6 +151,10 @@ def _each(processes: list[psutil.Process], do: Callable[[psutil.Process], None])
             do(process)
 
 
+ASKED_FOR = ("total", "all", "report", "ratios", "places", "perceptual")
+"""What Snakemake counts as jobs, and only names others."""
+
+
 class Watch(LogHandlerBase):
     """Prints one line a finished job, and keeps the front page up to date.
 
@@ -179,7 +183,7 @@ class Watch(LogHandlerBase):
         event, given = getattr(record, "event", None), record.__dict__
         warns = record.levelname in ("WARNING", "ERROR", "CRITICAL") or event == LogEvent.ERROR
         if event == LogEvent.RUN_INFO:
-            self.waiting = {k: n for k, n in given["stats"].items() if k not in ("total", "all")}
+            self.waiting = {k: n for k, n in given["stats"].items() if k not in ASKED_FOR}
             self.total = sum(self.waiting.values())
             say(f"{self.total} jobs, {self.jobs} at a time.")
         elif event == LogEvent.JOB_INFO:
@@ -201,7 +205,7 @@ class Watch(LogHandlerBase):
 
     def _ended(self, job: int) -> None:
         rule, what, files, began = self.running.pop(job, ("all", "", [], 0.0))
-        if rule == "all" or not files:
+        if not files:  # what was asked for, which makes none itself
             return
         seconds = time.monotonic() - began
         self.finished += 1

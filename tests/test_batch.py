@@ -42,7 +42,7 @@ def begin(watch, number, rule, message, *files):
 def test_a_job_is_one_line_with_its_auc_and_the_minutes_left(watch, capsys):
     page = plan.page_of("sagan", "a", "quick", "0")
     (file,) = page.made.values()
-    tell(watch, LogEvent.RUN_INFO, stats={"train": 3, "page": 3, "all": 1, "total": 7})
+    tell(watch, LogEvent.RUN_INFO, stats={"train": 3, "page": 3, "report": 1, "total": 7})
     begin(watch, 1, "train", "sagan on a, quick, seed 0", file)
     assert watch.front.states[page] == RUNNING and '"state running"' in watch.front.file.read_text()
     file.parent.mkdir(parents=True)
