@@ -45,7 +45,8 @@ def forest(table: pd.DataFrame, title: str) -> Figure:
     if uses_mix.any() and not uses_mix.all():
         axes.axhline(rows[uses_mix].max() + 0.9, color=HELD_OUT, lw=0.8)
     axes.axvline(0.5, color="black", ls=":", lw=1)
-    axes.set(yticks=rows, yticklabels=names, xlabel="AUC, 95 % interval over patients", title=title)
+    axes.set(yticks=rows, yticklabels=names, xlabel="AUC, 95 % interval over patients")
+    figure.suptitle(title)
     axes.set_ylim(rows.min() - 0.6, 0.6)
     for uses, marker in MARKERS.items():
         axes.plot([], [], marker, color="black", label=f"learns from {uses}")
@@ -103,7 +104,8 @@ def differences(table: pd.DataFrame, margin: float, title: str) -> Figure:
             name = f"{row.method} − {row.against}"
             names.append(name.replace(BAR, "bar") if len(parts(row.method)) > 1 else name)
             y -= 1
-    axes.set(yticks=places, xlabel="difference of AUC, 95 % interval (uncorrected)", title=title)
+    axes.set(yticks=places, xlabel="difference of AUC, 95 % interval (uncorrected)")
+    figure.suptitle(title)  # of the figure, as everywhere: names at the left leave axes little room
     axes.set_yticklabels(names, fontsize=7)
     axes.set_ylim(y + 0.4, 0)
     axes.set_xlim(left - 0.03 * (right - left), right + 0.03 * (right - left))
@@ -134,7 +136,8 @@ def model_choice(table: pd.DataFrame, title: str) -> Figure:
     axes.plot(means["aucp"], y + 0.27, "d", **free)
     oracle = dict(ms=6, color=ABNORMAL, mec="black", mew=0.5, label="oracle, looks at test labels")
     axes.plot(means["oracle"], y - 0.2, "*", **oracle)
-    axes.set(yticks=y, xlabel="AUC on the test part", title=title)
+    axes.set(yticks=y, xlabel="AUC on the test part")
+    figure.suptitle(title)
     axes.set_yticklabels(means.index, fontsize=7)
     figure.legend(loc="outside lower center", ncols=3, fontsize=7)
     return figure
@@ -156,7 +159,7 @@ def guide(table: pd.DataFrame, title: str) -> Figure:
     bounds = [min(table["auc"].min(), table["aucp"].min()) - 0.03, 1]
     axes.plot(bounds, bounds, ":", color="black", lw=0.6)
     axes.set(xlabel="AUCp on held-out images, and the error of one run", ylabel="AUC, test part")
-    axes.set_title(title)
+    figure.suptitle(title)
     figure.legend(loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
@@ -192,7 +195,8 @@ def predicted(table: pd.DataFrame, title: str) -> Figure:
         axes.plot(row.auc, y, CONDITIONS[row.condition][0], mfc=fill, ms=6, mec="black", mew=0.9)
     axes.set(yticks=-np.arange(len(table)), xlabel="AUC, 95 % interval over pairs of twins")
     lowest = min(area for areas in table["areas"] for area in areas)
-    axes.set(title=title, xlim=(min(0.4, lowest - 0.03), 1.03), ylim=(-len(table) + 0.4, 0.6))
+    axes.set(xlim=(min(0.4, lowest - 0.03), 1.03), ylim=(-len(table) + 0.4, 0.6))
+    figure.suptitle(title)
     axes.set_yticklabels(names, fontsize=7)
     for condition, (marker, words) in CONDITIONS.items():
         axes.plot([], [], marker, color="black", label=f"{condition}: {words}")
@@ -261,7 +265,8 @@ def matrix(table: pd.DataFrame, title: str, label: str, middle: float = 0.0) -> 
         cbar_kws={"label": label},
     )  # fmt: skip
     axes.tick_params(labelsize=7, length=0)
-    axes.set(title=title, xlabel="", ylabel="")
+    axes.set(xlabel="", ylabel="")
+    figure.suptitle(title)
     axes.tick_params(axis="x", rotation=0 if table.shape[1] < 9 else 30)
     return figure
 

@@ -1,5 +1,7 @@
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from nblib import figures
 from nblib.data import datasets
@@ -46,6 +48,17 @@ def test_differences_show_question_pair_interval_and_margin():
     assert markers == ["o", "s", "+"]  # differs, equivalent, one seed
     (band,) = axes.patches
     assert np.allclose((band.get_x(), band.get_width()), (-0.01, 0.02))
+
+
+def test_a_title_fits_beside_long_names():
+    pair = "pretrained_mean+brainomaly", "pretrained_mean+known_against_unlabeled"
+    rows = answers(method=pair[0], against=pair[1])
+    title = "GANs on features, what a GAN adds to features: fundus_dr, laptop"
+    figure = figures.differences(rows, 0.01, title)
+    FigureCanvasAgg(figure).draw()
+    (shown,) = [text for text in figure.findobj(Text) if text.get_text() == title]
+    box, whole = shown.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 < box.x1 <= whole.x1
 
 
 def test_every_verdict_has_a_marker():
