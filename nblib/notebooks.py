@@ -155,7 +155,10 @@ def _failure(name: str, executed: Path, error: Exception) -> str:
     started = [c for c in copy if c.cell_type == "code" and c.metadata.papermill.start_time]
     if not started:
         return f"{name} cannot be run: {error}"
-    number, cell = len(started), started[-1]
+    numbered = list(enumerate(started, 1))
+    # A cell that fails as its result is shown lets those behind it run.
+    failed = [(n, c) for n, c in numbered if any(o.output_type == "error" for o in c.outputs)]
+    number, cell = (failed[:1] or numbered[-1:])[0]
     lines = getattr(error, "traceback", [f"{type(error).__name__}: {error}"])
     first = (cell.source.strip().splitlines() or [""])[0]
     printed = [output.text for output in cell.outputs if output.get("name") == "stderr"]

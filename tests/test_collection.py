@@ -14,6 +14,7 @@ import pandas as pd
 import papermill
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell, new_notebook
 
 from nblib.data import phantom
 from nblib.results import store, tables, verdicts
@@ -62,14 +63,32 @@ import sys, nbformat
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.pylabtools import select_figure_formats
 
-shell = InteractiveShell.instance()
+shell, failed = InteractiveShell.instance(), []
+show = shell.showtraceback
+# Also of what fails as it is shown, after which a cell counts as a success.
+shell.showtraceback = lambda *of, **how: (failed.append(of), show(*of, **how))
 select_figure_formats(shell, {"png"})  # figures are drawn, as in a page
 for file in sys.argv[1:]:
     shell.reset()
     for cell in nbformat.read(file, 4).cells:
-        if cell.cell_type == "code" and not shell.run_cell(cell.source).success:
-            sys.exit(f"{file} failed in: {cell.source}")
+        if cell.cell_type == "code":
+            done = shell.run_cell(cell.source)
+            if not done.success or failed:
+                sys.exit(f"{file} failed in: {cell.source}")
 """
+
+
+NO_PICTURE = """from pathlib import Path
+from IPython.display import Image, display
+display(Image(Path("none.png")))"""
+
+
+@pytest.mark.parametrize("cell", ["1 / 0", "1 +", NO_PICTURE])
+def test_a_cell_that_fails_to_run_or_to_show_is_noticed(cell, tmp_path):
+    nbformat.write(new_notebook(cells=[new_code_cell(cell)]), tmp_path / "a.ipynb")
+    command = [sys.executable, "-c", ONE_AFTER_THE_OTHER, tmp_path / "a.ipynb"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "failed in: " in done.stderr
 
 
 def test_every_notebook_runs_and_compared_outputs_are_the_same(tmp_path):

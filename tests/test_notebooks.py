@@ -156,6 +156,15 @@ def test_a_failed_cell_is_named_and_its_executed_copy_kept(tmp_path):
     assert not html.exists()
 
 
+def test_a_cell_that_fails_as_it_is_shown_is_named_though_others_ran_behind_it(tmp_path):
+    shows = "from IPython.display import Image, display\ndisplay(Image(Path('none.png')))"
+    notebook = write(tmp_path / "01_a.ipynb", "from pathlib import Path", shows, "print('on')")
+    with pytest.raises(SystemExit) as stop:
+        notebooks.execute(notebook, tmp_path / "out.ipynb", {})
+    first = stop.value.code.splitlines()[0]
+    assert first == f"01_a.ipynb failed in its code cell 3: {shows.splitlines()[0]}"
+
+
 def test_a_dead_kernel_is_told_from_a_failed_cell(tmp_path):
     killed = (
         "import os, sys\nprint('last words', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)"

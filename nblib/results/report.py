@@ -85,18 +85,13 @@ def write(
     table: `scored.joined`, whose index is the place of each image among `files`; layers: of each
     run; predictive: `scored.predictive`.
     """
-    # Numbered: names alone may be too long, or that of a picture may be another's folder.
-    names = {
-        of: f"{row:04d}-{name.split('/')[-1][:50]}"
-        for row, (of, name) in enumerate(table["image"].items(), 1)
-    }
     place = {file: i for i, file in enumerate(files)}
     with passing_folder(out, "report") as fresh:
         (fresh / "files").mkdir()
 
         def drawn(file: Path, found: Read) -> bytes:
             of = place[file]
-            to = fresh / "pictures" / names[of], fresh / "files" / str(of)
+            to = fresh / "pictures" / table["picture"][of], fresh / "files" / str(of)
             return _draw(found.image, [(one.method, *one.at(of)) for one in layers], *to)
 
         made = read_all(files, conversion_of(asked[0]), drawn)

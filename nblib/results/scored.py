@@ -20,7 +20,8 @@ from nblib.results.sums import standardised
 from nblib.training import runs, scoring
 from nblib.training.runs import Run
 
-COLUMNS = ["image", "score", "percentile", "decision", "threshold", "run", "precision", "problem"]
+COLUMNS = ["image", "picture", "score", "percentile", "decision", "threshold"]
+COLUMNS += ["run", "precision", "problem"]
 
 PREVALENCES = (0.01, 0.05, 0.10)
 
@@ -29,11 +30,11 @@ README = """What is in this folder
 
 scores.csv    a row an image, the most conspicuous first
 report.html   the same images to look at, in any browser, without a network
-pictures/     each image with its heat map over it, and (.panel.jpg) image, maps, restored images;
-              0001-... is the first image of scores.csv, and so on
+pictures/     each image with its heat map over it, and (.panel.jpg) image, maps, restored images
 
 The columns of scores.csv
   image        the file, below the folder that was scored
+  picture      what its pictures are called: <picture>.jpg and <picture>.panel.jpg
   score        how unlike the known normal images it is; larger = more unusual. The numbers of two
                methods cannot be compared with each other
   percentile   of {held} known normal images that the method was not trained on, how many per cent
@@ -104,14 +105,17 @@ def write_scored(
 def joined(tables: list[pd.DataFrame], asked: list[Run]) -> pd.DataFrame:
     """One table of what several runs found, `COLUMNS` and two more a run, the first's order."""
     first, run = tables[0], asked[0]
-    table = first.assign(
-        threshold=metrics.threshold(run.held_out), run=_name(run), precision=_precision(run)
-    )[COLUMNS]
+    told = {"threshold": metrics.threshold(run.held_out), "run": _name(run), "picture": ""}
+    table = first.assign(**told, precision=_precision(run))[COLUMNS]
     if len(asked) > 1:
         for found, of in zip(tables, asked, strict=True):
             for what in ("score", "percentile"):
                 table[f"{what} {of.config['method']}"] = found[what]
-    return table.sort_values("score", ascending=False, kind="stable", na_position="last")
+    table = table.sort_values("score", ascending=False, kind="stable", na_position="last")
+    # Names alone may be too long, or that of a picture may be another's folder.
+    ends = [name.split("/")[-1][:50] for name in table["image"]]
+    table["picture"] = [f"{row:04d}-{end}" for row, end in enumerate(ends, 1)]
+    return table
 
 
 def agreement(asked: list[Run], dataset: Dataset) -> pd.DataFrame:
