@@ -114,6 +114,14 @@ def must_be_file(file: Path) -> None:
         raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", os.fspath(file))
 
 
+def at_home(path: str | Path) -> Path:
+    """A path with the user's folder for a leading ~; of a user that there is not it stays.
+
+    pathlib's own raises RuntimeError there.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def as_text(path: str | Path) -> str:
     """A path as a line of text: what is no character, or would end a line, becomes a '?'."""
     unfit = ("Cc", "Cs", "Zl", "Zp")

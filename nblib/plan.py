@@ -1,13 +1,12 @@
 """What a batch makes: notebooks, methods and sets, and where the files that come of it lie."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from nblib.data import datasets
 from nblib.data.split import read_split
-from nblib.files import DatasetError, root
+from nblib.files import DatasetError, at_home, root
 from nblib.methods import catalogue
 from nblib.methods.catalogue import METHODS
 from nblib.notebooks import HERE as NOTEBOOKS
@@ -127,7 +126,7 @@ def chosen_sets(words: list[str], here: Path, as_it_is: bool = False) -> dict[st
     for word in words:
         path = word
         if word not in datasets.DRAWN:
-            path = Path(os.path.expanduser(word))
+            path = at_home(word)
             if as_it_is and len(path.parts) == 1 and not _at_hand(word) and _kept(word):
                 sets[word] = ""
                 continue

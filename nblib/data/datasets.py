@@ -34,6 +34,7 @@ from nblib.data.split import LARGEST, PARTS, checked_settings, checked_split, in
 from nblib.files import (
     DatasetError,
     as_text,
+    at_home,
     digest,
     one_writer,
     read_table,
@@ -105,7 +106,7 @@ def find(path_or_name: str | Path) -> Path:
     `DRAWN` is drawn where it is missing or of another version, which is set aside with its runs.
     Raises DatasetError, naming the places tried.
     """
-    given = Path(os.path.expanduser(path_or_name))
+    given = at_home(path_or_name)
     shelves = [root() / "data" / "sets"]
     shelves += [Path(p) for p in os.environ.get("NBLIB_SETS", "").split(os.pathsep) if p]
     text = os.fspath(path_or_name)

@@ -24,7 +24,7 @@ from nblib.data.new_set import (
     write_lists,
 )
 from nblib.data.split import part_of, read_split
-from nblib.files import DatasetError, as_text, root, written_whole
+from nblib.files import DatasetError, as_text, at_home, root, written_whole
 
 SPLITS = Path(__file__).parents[2] / "data" / "splits"
 
@@ -79,8 +79,8 @@ def build(
         raise ValueError("not_normal is for drawing a split of rsna, and for nothing else.")
     if not os.path.isdir(os.path.expanduser(download)):
         raise DatasetError([f"There is no folder '{download}' to build {source} from."])
-    kind, download, name = SOURCES[source], Path(os.path.expanduser(download)), name or source
-    file = Path(os.path.expanduser(split)) if split else SPLITS / f"{source}.json"
+    kind, download, name = SOURCES[source], at_home(download), name or source
+    file = at_home(split) if split else SPLITS / f"{source}.json"
     is_given = bool(split) or source not in COUNTS
     side = size or kind.side
     with new_set(name) as folder:

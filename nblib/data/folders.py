@@ -26,7 +26,7 @@ from nblib.data.new_set import (
     without_twins,
     write_lists,
 )
-from nblib.files import DatasetError, as_text, read_table, root, some, written_whole
+from nblib.files import DatasetError, as_text, at_home, read_table, root, some, written_whole
 
 NORMAL_WORDS, ABNORMAL_WORDS = ("0", "0.0", "normal"), ("1", "1.0", "abnormal")
 NONE = "none"
@@ -76,7 +76,7 @@ def prepare(
     """
     if size is not None and (type(size) is not int or size < 1):
         raise ValueError(f"size is {size!r}, but must be a whole number of pixels, at least 1.")
-    source = Path(os.path.expanduser(source))
+    source = at_home(source)
     table, left_out = _understood(source, unlabeled, test)
     table["patient"] = _patients_by_pattern(table, patient)
     with new_set(name) as folder:
@@ -146,8 +146,8 @@ def _understood(source: Path, unlabeled: str | Path, test: str | Path):
     else:
         parts = {"normal": source}
     given = unlabeled and unlabeled != NONE
-    parts |= {"unlabeled": Path(os.path.expanduser(unlabeled))} if given else {}
-    parts |= {"test": Path(os.path.expanduser(test))} if test else {}
+    parts |= {"unlabeled": at_home(unlabeled)} if given else {}
+    parts |= {"test": at_home(test)} if test else {}
     others = [path.name for name, path in inside.items() if name not in parts]
     if len(parts) == 1 and unlabeled != NONE and "normal" in inside and others:
         raise DatasetError(

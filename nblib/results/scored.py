@@ -1,6 +1,5 @@
 """Finished runs and any images -> a folder: a table, what it means in words, pictures, a page."""
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from scipy.stats import spearmanr
 from nblib import metrics
 from nblib.data import datasets
 from nblib.data.datasets import Dataset
-from nblib.files import root, write_for_people, written_whole
+from nblib.files import at_home, root, write_for_people, written_whole
 from nblib.methods import catalogue
 from nblib.progress import say
 from nblib.results import report, store
@@ -89,7 +88,7 @@ def write_scored(
     found, tables, layers = [], [], []
     for run in map(scoring.finished_run, asked):
         if not found:
-            out = Path(os.path.expanduser(out)) if out else _folder(source, run)
+            out = at_home(out) if out else _folder(source, run)
             _must_be_ours(out)
         layers.append(report.Layers(run))
         seen = map(layers[-1].noted, scoring.seen(files, run))
@@ -246,7 +245,7 @@ def _must_be_ours(out: Path) -> None:
 
 
 def _folder(source: str | Path, run: Run) -> Path:
-    of = Path(os.path.expanduser(source)).absolute()
+    of = at_home(source).absolute()
     inside = of.name == "images"  # of a set
     name = of.stem if of.is_file() else of.parent.name if inside else of.name
     of_set = run.config["set"]

@@ -1,6 +1,5 @@
 """A finished run and any images -> a score, a percentile and a decision for each."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from nblib.data.datasets import Dataset
 from nblib.data.dicom import Read
 from nblib.data.folders import find_images
 from nblib.data.images import ImageError, read_all, scaled
-from nblib.files import as_text
+from nblib.files import as_text, at_home
 from nblib.methods.method import Method, detect_all
 from nblib.progress import progress
 from nblib.training.loop import best_device
@@ -56,7 +55,7 @@ def table(
     95 % specificity, '' where too few normals are held out for one), problem (why a file could not
     be scored). Labels play no part.
     """
-    source = Path(os.path.expanduser(source))
+    source = at_home(source)
     folder = source.parent if source.is_file() else source
     rows = [(np.nan, of.why) if isinstance(of, ImageError) else (of.score, "") for of in found]
     rows = pd.DataFrame(rows, columns=["score", "problem"])
@@ -115,7 +114,7 @@ def seen(files: list[Path], run: Run) -> Iterator[Seen | ImageError]:
 
 def finished_run(run: Run | str | Path) -> Run:
     """A run, or the one in a folder. Raises FileNotFoundError where none has finished there."""
-    run = run if isinstance(run, Run) else Run(Path(os.path.expanduser(run)))
+    run = run if isinstance(run, Run) else Run(at_home(run))
     if not (run.folder / "metrics.json").exists():
         raise FileNotFoundError(
             f"{run.folder} is no folder of a finished run, such as "
@@ -126,7 +125,7 @@ def finished_run(run: Run | str | Path) -> Run:
 
 def files_in(source: str | Path) -> list[Path]:
     """The images of a folder, or the one image. Raises FileNotFoundError where there is none."""
-    source = Path(os.path.expanduser(source))
+    source = at_home(source)
     if source.is_file():
         return [source]
     if not source.is_dir():
