@@ -219,9 +219,10 @@ def read_pass(name: str, data: str, budget: str) -> list[tuple[str, pd.DataFrame
 
 def read_found(file: Path) -> pd.DataFrame:
     """The table of a pass, or of `FEATURES`, kept or fresh. Raises RunError as `read_scores`."""
-    own, of_study = PASSES.get(file.name.split("-seed")[0]), ("direction", "what", "auc")
-    columns = ("image", "patient", "label", "method", *own) if own else of_study
-    return read_scores(file, PASS_AGAIN, columns)
+    own = PASSES.get(file.name.split("-seed")[0])
+    words = ("image", "patient", "method") if own else ("direction", "what", "division")
+    numbers = ("label", *own) if own else ("auc",)
+    return read_scores(file, PASS_AGAIN, (*words, *numbers), words)
 
 
 def over_seeds(rows: list[dict]) -> pd.DataFrame:

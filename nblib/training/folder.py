@@ -136,10 +136,20 @@ def _check_resumable(saved: dict, method: Method) -> None:
     optimizers = method.optimizers()
     check_kinds(saved["optimizers"], dict.fromkeys(optimizers, dict))
     for name, optimizer in optimizers.items():
+        own = [_settings(group) for group in optimizer.param_groups]
         optimizer.load_state_dict(saved["optimizers"][name])
+        if [_settings(group) for group in optimizer.param_groups] != own:
+            raise ValueError(f"its optimizer {name} has other settings, such as its rate")
         for weights, state in optimizer.state.items():
             if any(tensor.dim() and tensor.shape != weights.shape for tensor in state.values()):
                 raise ValueError(f"its optimizer {name} is of other weights")
+
+
+def _settings(group: dict) -> dict:
+    """Of a group of an optimiser, with the rate that it began with."""
+    rate = group.get("initial_lr", group["lr"])
+    changing = ("params", "lr", "initial_lr")
+    return {name: value for name, value in group.items() if name not in changing} | {"lr": rate}
 
 
 def write_last(file: Path, value: dict) -> None:

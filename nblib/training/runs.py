@@ -200,11 +200,13 @@ def test_part(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[scores["part"] == "test"].reset_index(drop=True)
 
 
-def read_scores(file: Path, then: str = AGAIN, columns: Iterable[str] = ()) -> pd.DataFrame:
+def read_scores(
+    file: Path, then: str = AGAIN, columns: Iterable[str] = (), words: Iterable[str] | None = None
+) -> pd.DataFrame:
     """scores.csv or scores.csv.gz: names and patients stay text, such as '007'.
 
-    Raises RunError where it is missing or damaged, or has not these columns, or no row; then: what
-    to do about it.
+    Raises RunError where it is missing or damaged, or has not these columns, or no row, or, where
+    the columns of `words` are named, others than numbers in the rest; then: what to do about it.
     """
 
     def load(file: Path) -> pd.DataFrame:
@@ -214,6 +216,8 @@ def read_scores(file: Path, then: str = AGAIN, columns: Iterable[str] = ()) -> p
             raise ValueError(f"it has no column {', '.join(missing)}")
         if scores.empty:
             raise ValueError("it has no row")
+        if words is not None:
+            scores.drop(columns=list(words)).apply(pd.to_numeric)
         return scores
 
     return read(file, load, then)

@@ -162,7 +162,11 @@ HEADERS = {
     "name, content, why",
     [(name, b"other,columns\n1,2\n", "no column [a-z]+, .*") for name in HEADERS]
     + [(name, header, "no row") for name, header in HEADERS.items()]
-    + [("moved-seed0", b"", ".*")],
+    + [("moved-seed0", b"", ".*")]
+    + [
+        (name, header + b"x" + header.count(b",") * b",x" + b"\n", "Unable .*")
+        for name, header in HEADERS.items()
+    ],
 )
 def test_a_file_of_a_pass_that_is_none_is_refused_in_a_sentence(
     project_root, name, content, why, suffix

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -227,6 +228,12 @@ def first_of(optimizers, **changes):
     return optimizers | {name: state | changes}
 
 
+def with_settings(saved, **changes):
+    groups = next(iter(saved["optimizers"].values()))["param_groups"]
+    groups = [group | changes for group in groups]
+    return dict(optimizers=first_of(saved["optimizers"], param_groups=groups))
+
+
 NO_WAY_ON = {
     "no optimisers": lambda saved: dict(optimizers={}),
     "a list of optimisers": lambda saved: dict(optimizers=[]),
@@ -239,6 +246,11 @@ NO_WAY_ON = {
     "moments of other weights": lambda saved: dict(
         optimizers=first_of(saved["optimizers"], state={0: {"exp_avg": torch.zeros(2, 9)}})
     ),
+    "another rate": lambda saved: with_settings(saved, lr=1.0),
+    "another rate to begin with": lambda saved: with_settings(saved, initial_lr=1.0),
+    "a rate that is no number": lambda saved: with_settings(saved, initial_lr=math.nan),
+    "other averages": lambda saved: with_settings(saved, betas=(0.9, 0.999)),
+    "settings in words": lambda saved: with_settings(saved, eps="x"),
     "a step in words": lambda saved: dict(step="x"),
     "a step before the first": lambda saved: dict(step=-5),
     "a step beyond the last": lambda saved: dict(step=10**6),
