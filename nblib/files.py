@@ -11,6 +11,7 @@ import shutil
 import stat
 import tempfile
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -164,23 +165,28 @@ def read_table(file: Path) -> pd.DataFrame:
     return table
 
 
-def write_for_people(file: Path, table: pd.DataFrame) -> None:
+def no_formula(text: str, mark: str = "'") -> str:
+    """A text with a mark before what a spreadsheet would take for a formula.
+
+    Also behind a semicolon, which some part cells by.
+    """
+    return re.sub(r'(^|;)(?="*[=+\-@])', rf"\1{mark}", text)
+
+
+def write_for_people(file: Path, table: pd.DataFrame, exact: Iterable[str] = ()) -> None:
     """Write a table that people open in a spreadsheet: none of its text is taken for a formula.
 
-    Text becomes a line (`as_text`), with an apostrophe before what begins as a formula does, also
-    behind a semicolon, which some spreadsheets part cells by; numbers stay as they are, with six
-    digits.
-    Tables that the project reads back (metadata.csv, boxes.csv, originals.csv of a set; scores.csv,
-    watched.csv of a run) are not written so: their names have to be those of the files.
+    Text becomes a line (`as_text`), see `no_formula`; numbers stay as they are, with six digits.
+    exact: columns that the project reads back, whose names have to be those of the files; so are
+    those of a run's scores.csv and watched.csv. Sets that the project makes hold no such names.
     """
 
     def safe(cell):
-        if not isinstance(cell, str):
-            return cell
-        return re.sub(r'(^|;)(?="*[=+\-@])', r"\1'", as_text(cell))
+        return no_formula(as_text(cell)) if isinstance(cell, str) else cell
 
+    others = table.columns.difference(exact)
     with written_whole(file, "w") as out:
-        table.map(safe).to_csv(out, index=False, float_format="%.6g")
+        table.assign(**table[others].map(safe)).to_csv(out, index=False, float_format="%.6g")
 
 
 def digest(*parts: bytes) -> str:

@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from nblib.data.folders import find_images
-from nblib.files import DatasetError, read_table
+from nblib.files import DatasetError, read_table, some
 
 COUNTS = {
     "rsna": {
@@ -57,7 +57,8 @@ def _rsna(download: Path):
     label_of = {"Normal": 0, "Lung Opacity": 1}
     table["label"] = [label_of.get(word, -1) for word in table["stem"].map(class_of)]
     table, wrong = _with_files(table, find_images(download / "stage_2_train_images"))
-    return table, _numbers(boxes.rename(columns={"patientId": "stem"})), wrong
+    boxes = boxes.rename(columns={"patientId": "stem"})
+    return table, _numbers(boxes, download / "stage_2_train_labels.csv"), wrong
 
 
 def _vindr(download: Path):
@@ -76,7 +77,8 @@ def _vindr(download: Path):
         table.loc[is_of, "part"] = dealt(np.ones(is_of.sum(), int), counts)
     table, wrong = _with_files(table, find_images(download / "train"))
     names = ["stem", "class", "reader", *SIDES]
-    boxes = _numbers(rows[~none].set_axis(names, axis=1)[["stem", *SIDES, "class", "reader"]])
+    boxes = rows[~none].set_axis(names, axis=1)[["stem", *SIDES, "class", "reader"]]
+    boxes = _numbers(boxes, download / "train.csv")
     boxes["width"], boxes["height"] = boxes["width"] - boxes["x"], boxes["height"] - boxes["y"]
     return table, boxes, wrong
 
@@ -118,7 +120,8 @@ def _nih(download: Path):
     for file in sorted(download.glob("BBox_List_2017*.csv"))[-1:]:
         # Its header calls the sides 'Bbox [x', 'y', 'w' and 'h]'; empty columns follow.
         boxes = read_table(file).iloc[:, :6].set_axis(["stem", "label", *SIDES], axis=1)
-        boxes = _numbers(boxes.assign(stem=_stems(boxes["stem"]))[["stem", *SIDES, "label"]])
+        boxes = boxes.assign(stem=_stems(boxes["stem"]))[["stem", *SIDES, "label"]]
+        boxes = _numbers(boxes, file)
     return table, boxes, wrong
 
 
@@ -164,9 +167,16 @@ def _columns(file: Path, columns: list[str]) -> pd.DataFrame:
     return table[columns]
 
 
-def _numbers(boxes: pd.DataFrame) -> pd.DataFrame:
-    """Boxes with numbers; rows without are of images without a finding, and left out."""
+def _numbers(boxes: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """The boxes of a file, with numbers; rows without are of images without a finding, left out.
+
+    Raises DatasetError where something else than a number stands there.
+    """
     sides = boxes[SIDES].apply(pd.to_numeric, errors="coerce")
+    is_odd = (boxes[SIDES].map(str.strip) != "") & ~np.isfinite(sides)
+    odd = boxes[SIDES].to_numpy()[is_odd.to_numpy()]
+    if len(odd):
+        raise DatasetError([f"{file} has boxes with what is no number: {some(list(odd))}."])
     return boxes.assign(**sides)[sides.notna().all(axis=1)]
 
 

@@ -197,9 +197,9 @@ def _pixels(header, conversion: str) -> np.ndarray:
     header.BitsStored = bits
     if header.PhotometricInterpretation == "PALETTE COLOR":
         values = apply_color_lut(values, header)
+        bits = 8 * values.itemsize
     if values.ndim == 3:
-        most = np.iinfo(values.dtype).max
-        return values if values.dtype == np.uint8 else _stretched(values, 0, most)
+        return values if bits == 8 else _stretched(values, 0, 2**bits - 1)
     inverted = header.PhotometricInterpretation == "MONOCHROME1"
     if conversion == "benchmark":
         if values.dtype == np.uint8:

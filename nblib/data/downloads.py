@@ -17,6 +17,7 @@ from nblib.data.new_set import (
     convert,
     is_there,
     lacking_parts,
+    must_be_size,
     new_set,
     numbered,
     set_summary,
@@ -24,7 +25,7 @@ from nblib.data.new_set import (
     write_lists,
 )
 from nblib.data.split import part_of, read_split
-from nblib.files import DatasetError, as_text, at_home, root, written_whole
+from nblib.files import DatasetError, as_text, at_home, root, write_for_people, written_whole
 
 SPLITS = Path(__file__).parents[2] / "data" / "splits"
 
@@ -77,6 +78,8 @@ def build(
         raise ValueError(f"source is '{source}', but must be one of {', '.join(SOURCES)}.")
     if not_normal and (source != "rsna" or split):
         raise ValueError("not_normal is for drawing a split of rsna, and for nothing else.")
+    if size != 0:
+        must_be_size(size)
     if not os.path.isdir(os.path.expanduser(download)):
         raise DatasetError([f"There is no folder '{download}' to build {source} from."])
     kind, download, name = SOURCES[source], at_home(download), name or source
@@ -234,8 +237,7 @@ def _write_boxes(to: Path, boxes: pd.DataFrame, table: pd.DataFrame, side: int) 
     for column, length in zip(SIDES, ["across", "down"] * 2, strict=True):
         boxes[column] = (boxes[column] * (side or boxes[length]) / boxes[length]).round(2)
     further = [column for column in boxes if column not in ("stem", "image", "across", "down")]
-    with written_whole(to, "w") as file:
-        boxes[["image", *further]].to_csv(file, index=False)
+    write_for_people(to, boxes[["image", *further]], exact=("image",))
 
 
 def _by_reason(wrong: list[tuple[Path, str]], at_most: int = 100) -> list[str]:

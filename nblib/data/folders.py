@@ -19,6 +19,7 @@ from nblib.data.new_set import (
     is_there,
     lacking_parts,
     listed,
+    must_be_size,
     new_set,
     numbered,
     of_files,
@@ -26,7 +27,7 @@ from nblib.data.new_set import (
     without_twins,
     write_lists,
 )
-from nblib.files import DatasetError, as_text, at_home, read_table, root, some, written_whole
+from nblib.files import DatasetError, as_text, at_home, read_table, root, some, write_for_people
 
 NORMAL_WORDS, ABNORMAL_WORDS = ("0", "0.0", "normal"), ("1", "1.0", "abnormal")
 NONE = "none"
@@ -74,8 +75,8 @@ def prepare(
     the reason in left_out.csv; originals.csv says which file each image was. Raises DatasetError
     where nothing can be made of the source, or there is a set of that name.
     """
-    if size is not None and (type(size) is not int or size < 1):
-        raise ValueError(f"size is {size!r}, but must be a whole number of pixels, at least 1.")
+    if size is not None:
+        must_be_size(size)
     source = at_home(source)
     table, left_out = _understood(source, unlabeled, test)
     table["patient"] = _patients_by_pattern(table, patient)
@@ -92,8 +93,8 @@ def prepare(
             problems = [f"{source} gives no {part} images." for part in lacking]
             raise DatasetError(problems + doubts(table) + listed(left_out))
         write_lists(folder, table, left_out, conversion)
-        with written_whole(folder / "originals.csv", "w") as file:
-            of_files(table[["file", "name"]].to_numpy(), "image").to_csv(file, index=False)
+        originals = of_files(table[["file", "name"]].to_numpy(), "image")
+        write_for_people(folder / "originals.csv", originals)
     print(set_summary(source, table, left_out, root() / "data" / "sets" / name))
     return root() / "data" / "sets" / name
 
@@ -108,8 +109,8 @@ def ready(name: str, source: str | Path = "", **how) -> str:
 def find_images(folder: Path) -> list[Path]:
     """Pictures and DICOM files in a folder, at any depth and through links, sorted.
 
-    A file is taken for an image by the end of its name, or by how it begins. What is hidden is left
-    alone. Raises DatasetError where there is no folder, or it must not be read.
+    A file is taken for an image by the end of its name, or by how it begins; what is no file, such
+    as a pipe, as well: whoever reads it says what it is. What is hidden is left alone. Raises DatasetError where there is no folder, or it must not be read.
     """
 
     def stop(error: OSError) -> None:
@@ -123,7 +124,7 @@ def find_images(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         folders[:] = [n for n in folders if os.path.realpath(Path(where, n)) not in seen]
         paths = (Path(where, name) for name in files if not name.startswith("."))
-        found += [path for path in paths if may_be_image(path)]
+        found += [path for path in paths if may_be_image(path) or not path.is_file()]
     return sorted(found)
 
 

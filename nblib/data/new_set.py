@@ -24,6 +24,7 @@ from nblib.data.images import IMAGE_SUFFIXES, ImageError, Read, pixel_digest, re
 from nblib.files import (
     DatasetError,
     as_text,
+    no_formula,
     passing_folder,
     root,
     some,
@@ -44,6 +45,12 @@ def is_there(name: str) -> bool:
     if is_there:
         print(f"{here} is there, and is taken as it is: choose another name, or move it.")
     return is_there
+
+
+def must_be_size(size) -> None:
+    """Raise ValueError where a size is no whole number of pixels."""
+    if type(size) is not int or size < 1:
+        raise ValueError(f"size is {size!r}, but must be a whole number of pixels, at least 1.")
 
 
 @contextlib.contextmanager
@@ -109,11 +116,14 @@ def convert(table: pd.DataFrame, images: Path, size, conversion: str, quality: i
 
 
 def _names(files: list[Path]) -> list[str]:
-    """A name in the set for each file: its own, with a number from the second of a name on."""
+    """A name in the set for each file: its own, with a number from the second of a name on.
+
+    Where a spreadsheet would take it for a formula, there is a '_' before it.
+    """
     names, used = [], set()
     for file in files:
         stem = file.stem if file.suffix.lower() in IMAGE_SUFFIXES else file.name
-        stem = as_text(stem).encode()[:100].decode(errors="ignore")
+        stem = no_formula(as_text(stem), "_").encode()[:100].decode(errors="ignore")
         name, number = stem, 1
         while name.lower() in used:
             number += 1
@@ -193,8 +203,7 @@ def write_lists(
     write_json(folder / "data.json", split)
     columns = {"name": "image", "patient": "patient"} | {f: f for f in FACTS if f in table}
     metadata = table[[*columns]].rename(columns=columns).fillna("")
-    with written_whole(folder / "metadata.csv", "w") as file:
-        metadata.to_csv(file, index=False)
+    write_for_people(folder / "metadata.csv", metadata, exact=("image",))
     write_for_people(folder / "left_out.csv", of_files(left_out, "why"))
     for other in set(os.listdir(folder / "images")) - set(table["name"]):
         os.unlink(folder / "images" / other)

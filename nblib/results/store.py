@@ -262,8 +262,7 @@ def _kept(file: Path) -> Result:
     kept = read(file, load, KEEP_AGAIN)
     beside = file.with_suffix(".csv.gz")
     scores = scores_of(beside, kept["metrics"], file.name, KEEP_AGAIN)
-    # Scores that an earlier version kept have no digest.
-    if kept.pop("digest", None) not in (None, _digest(kept, file)):
+    if kept.pop("digest", None) != _digest(kept, file):
         raise RunError(f"{file} or {beside.name} is not as it was written. {KEEP_AGAIN}")
     checkpoints = pd.DataFrame(kept.get("checkpoints", []))
     return Result(kept["config"], kept["metrics"], scores, checkpoints)
