@@ -20,7 +20,7 @@ from nblib.training import runs, scoring
 from nblib.training.runs import Run
 
 COLUMNS = ["image", "picture", "score", "percentile", "decision", "threshold"]
-COLUMNS += ["run", "precision", "problem"]
+COLUMNS += ["run", "precision", "problem", "note"]
 
 PREVALENCES = (0.01, 0.05, 0.10)
 
@@ -44,6 +44,7 @@ The columns of scores.csv
   run          what made the score: method, set, budget, seed
   precision    the numbers that its network was trained in; empty for what trains no network
   problem      why a file has no score
+  note         what else is known of the file
 {others}
 This is research software and no medical device. A high percentile says that an image is unlike the
 normal ones, in whatever respect: the scanner, a pacemaker, a hand on the chest. It is no diagnosis.
@@ -217,6 +218,8 @@ def summary(table: pd.DataFrame, asked: list[Run]) -> str:
         )
     elif scored.any():
         lines.append("Too few known normals were held out for a decision: see score, percentile.")
+    if noted := (table["note"] == scoring.BURNED_IN).sum():
+        lines.append(f"{noted} images say that text is burned into them: it may name the patient.")
     lines += [f"not scored: {row.image} {row.problem}" for row in table[~scored].itertuples()]
     return "\n".join(lines)
 

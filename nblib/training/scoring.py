@@ -19,19 +19,23 @@ from nblib.progress import progress
 from nblib.training.loop import best_device
 from nblib.training.runs import Run
 
-TABLE_COLUMNS = ["image", "score", "percentile", "decision", "problem"]
+TABLE_COLUMNS = ["image", "score", "percentile", "decision", "problem", "note"]
+
+BURNED_IN = "text is burned into it, which may name the patient"
+NOT_FINITE = "has no score: what the run makes of it is no finite number."
 
 
 class Seen(NamedTuple):
     """What a run says of one image.
 
     score: larger = more abnormal; map (h, w), >= 0, and restored (C, h, w), in [-1, 1], as large as
-    the method sees images, or None.
+    the method sees images, or None. note: what its file says that one should know, or ''.
     """
 
     score: float
     map: np.ndarray | None
     restored: np.ndarray | None
+    note: str = ""
 
 
 def score(source: str | Path, run: Run | str | Path) -> pd.DataFrame:
@@ -53,12 +57,15 @@ def table(
     Columns: image (its path in the folder), score (larger = more abnormal), percentile (0 to 100,
     among the held-out normals of the run), decision ('abnormal' or 'normal' at the threshold for
     95 % specificity, '' where too few normals are held out for one), problem (why a file could not
-    be scored). Labels play no part.
+    be scored), note (`BURNED_IN` where a DICOM header says so). Labels play no part.
     """
     source = at_home(source)
     folder = source.parent if source.is_file() else source
-    rows = [(np.nan, of.why) if isinstance(of, ImageError) else (of.score, "") for of in found]
-    rows = pd.DataFrame(rows, columns=["score", "problem"])
+    rows = [
+        (np.nan, of.why, "") if isinstance(of, ImageError) else (of.score, "", of.note)
+        for of in found
+    ]
+    rows = pd.DataFrame(rows, columns=["score", "problem", "note"])
     rows["image"] = [as_text(file.relative_to(folder)) for file in files]
     known = rows["score"].notna()
     rows["percentile"] = np.nan
@@ -86,29 +93,39 @@ def conversion_of(run: Run) -> str:
     return run.config.get("conversion", "window")
 
 
-def _as_seen(run: Run, method: Method) -> Callable[[Path, Read], np.ndarray]:
+def _as_seen(run: Run, method: Method) -> Callable[[Path, Read], tuple[np.ndarray, str]]:
+    """Pixels as the method sees them, and the note, of what was read of a file."""
     size = method.image_size or run.config["size"]
     colour = "grey" if run.config["channels"] == 1 else "rgb"
-    return lambda file, found: scaled(found.image, size, colour)
+
+    def of(file: Path, found: Read) -> tuple[np.ndarray, str]:
+        note = BURNED_IN if "burned_in" in found.facts else ""
+        return scaled(found.image, size, colour), note
+
+    return of
 
 
 def seen(files: list[Path], run: Run) -> Iterator[Seen | ImageError]:
-    """What a run says of each file, in order, or why it could not be read. 64 at a time."""
+    """What a run says of each file, in order, or why it has no score. 64 at a time."""
     method = run.method().to(best_device())
     read = read_all(files, conversion_of(run), _as_seen(run, method))
-    counted = progress(len(files), f"scoring by {run.config['method']}")
+    counted, done = progress(len(files), f"scoring by {run.config['method']}"), 0
     while some := list(islice(read, 64)):
-        images = [pixels for pixels in some if not isinstance(pixels, ImageError)]
+        could_be_read = [of for of in some if not isinstance(of, ImageError)]
         rows = iter(())
-        if images:
+        if could_be_read:
+            images, notes = zip(*could_be_read, strict=True)
             found = detect_all(method, np.stack(images))
             nothing = [None] * len(images)
             maps = nothing if found.map is None else found.map
             restored = nothing if found.restored is None else found.restored
-            rows = zip(found.score, maps, restored, strict=True)
-        for pixels in some:
+            rows = map(Seen, found.score, maps, restored, notes)
+        for file, of in zip(files[done:], some, strict=False):
             next(counted, None)
-            yield pixels if isinstance(pixels, ImageError) else Seen(*next(rows))
+            of = of if isinstance(of, ImageError) else next(rows)
+            is_finite = isinstance(of, ImageError) or np.isfinite(of.score)
+            yield of if is_finite else ImageError(file, NOT_FINITE)
+        done += len(some)
     next(counted, None)  # says that it is at its end
 
 
