@@ -48,6 +48,12 @@ def _execute(given: argparse.Namespace) -> None:
     notebooks.execute(given.notebook, given.executed, parameters, given.html)
 
 
+def _draw(given: argparse.Namespace) -> None:
+    from nblib.data import datasets
+
+    print(datasets.find(given.set))
+
+
 def _ratio(given: argparse.Namespace) -> None:
     from nblib.results import robustness
 
@@ -159,6 +165,9 @@ def commands() -> Parser:
     argument("executed", type=Path, help="where to write the copy with outputs")
     argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     argument("--html", type=Path, help="where to write it as a page")
+
+    argument = command(_draw, "draw a set, where it is not drawn as yet", "phantom")
+    argument("set", help="one that the project draws, such as phantom")
 
     argument = command(
         _ratio,

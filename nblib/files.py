@@ -40,22 +40,35 @@ def written_whole(path: Path, mode: str = "wb"):
     """Open a temporary neighbour of `path`, moved onto `path` when the block ends well.
 
     A reader sees the old file or the new one, never half of one, whatever kills the writer. Raises
-    OSError, in a sentence, where there is no room or no right to write; the old file then stays.
+    OSError as `told_where_unwritable` does; the old file then stays.
     """
     temporary = None
+    with told_where_unwritable(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(handle, mode) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes files for the owner alone; results are as readable as any other file.
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            if temporary:
+                os.unlink(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def told_where_unwritable(path: Path):
+    """Around what writes `path`, a file or a folder, whole or not at all.
+
+    Raises OSError, in a sentence that names it, where there is no room or no right to write.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; results are as readable as any other file.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        yield
     except BaseException as error:
-        if temporary:
-            os.unlink(temporary)
         if why := _unwritable(error):
             sentence = f"{path} cannot be written: {why.strerror}. What was there is unchanged."
             raise type(why)(sentence) from None

@@ -10,7 +10,7 @@ from nblib.__main__ import commands
 
 COMMANDS = [
     *("score", "batch", "execute", "ratio", "place", "moved", "mirrored", "perceptual"),
-    *("features", "keep", "links", "readme"),
+    *("features", "keep", "links", "readme", "draw"),
 ]
 
 
