@@ -14,6 +14,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from files import full_disk
 from nblib import notebooks
 from nblib.methods.catalogue import METHODS, by_notebook
 
@@ -175,6 +176,22 @@ def test_a_dead_kernel_is_told_from_a_failed_cell(tmp_path):
     head, *rest = stop.value.code.splitlines()
     assert head == "01_a.ipynb failed in its code cell 2: import os, sys"
     assert "DeadKernelError: Kernel died" in rest
+
+
+@pytest.mark.parametrize("room", [100, 5000])  # for none of the copy; for it without the outputs
+def test_a_full_disk_is_told_from_a_failed_cell_and_leaves_no_half_copy(tmp_path, room):
+    notebook, executed = write(tmp_path / "01_a.ipynb", "print('x' * 9000)"), tmp_path / "out.ipynb"
+    executed.write_text("of a run before")
+    with pytest.raises(SystemExit) as stop, full_disk(room):
+        notebooks.execute(notebook, executed, {})
+    words = "cannot be written: File too large. What was there is unchanged."
+    assert stop.value.code == f"01_a.ipynb cannot be run: {executed} {words}"
+    assert executed.exists() == (room > 100)
+    assert room == 100 or printed(executed) == ["", ""]
+    left = {"01_a.ipynb", "out.ipynb", "out.lock"}
+    assert {file.name for file in tmp_path.iterdir()} <= left
+    notebooks.execute(notebook, executed, {})
+    assert printed(executed)[-1] == "x" * 9000 + "\n"
 
 
 def test_a_file_that_is_no_notebook_is_named(tmp_path):
