@@ -16,6 +16,16 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def _path(text: str) -> Path:
+    from nblib.files import must_be_path
+
+    try:
+        must_be_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+    return Path(text)
+
+
 def _score(given: argparse.Namespace) -> None:
     from nblib.files import as_text
     from nblib.results import scored
@@ -134,12 +144,12 @@ def commands() -> Parser:
         "score a folder of images, or one image: a table, pictures, a page to judge them",
         "images --set my_set",
     )
-    argument("images", type=Path, help="pictures or DICOM files")
+    argument("images", type=_path, help="pictures or DICOM files")
     argument("--set", help="a set: by the methods to begin with, trained on it where they are not")
     argument("--budget", default="laptop", help="of --set; default: laptop")
     run = "folders of finished runs of one set, the one to trust first"
-    argument("--run", nargs="+", type=Path, help=run)
-    argument("--out", type=Path, help="a folder; default: data/scored/<images>-by-<set>")
+    argument("--run", nargs="+", type=_path, help=run)
+    argument("--out", type=_path, help="a folder; default: data/scored/<images>-by-<set>")
 
     argument = command(
         _batch,
@@ -161,10 +171,10 @@ def commands() -> Parser:
         "run one notebook with parameters, and keep the executed copy",
         "notebooks/22_sagan.ipynb out.ipynb -p budget smoke --html out.html",
     )
-    argument("notebook", type=Path)
-    argument("executed", type=Path, help="where to write the copy with outputs")
+    argument("notebook", type=_path)
+    argument("executed", type=_path, help="where to write the copy with outputs")
     argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    argument("--html", type=Path, help="where to write it as a page")
+    argument("--html", type=_path, help="where to write it as a page")
 
     argument = command(_draw, "draw a set, where it is not drawn as yet", "phantom")
     argument("set", help="one that the project draws, such as phantom")

@@ -127,6 +127,20 @@ def must_be_file(file: Path) -> None:
         raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", os.fspath(file))
 
 
+def must_be_path(text: str) -> None:
+    """Raise ValueError, in a sentence, for what no file or folder can be called here.
+
+    That is what holds a NUL, or is so long that no file can lie in it.
+    """
+    if "\0" in text:
+        raise ValueError(f"{some([text])} holds a NUL character: leave it out.")
+    whole = os.fsencode(os.path.abspath(text))
+    of_a_name, of_all = os.pathconf("/", "PC_NAME_MAX"), os.pathconf("/", "PC_PATH_MAX")
+    if len(whole) > of_all - of_a_name or max(map(len, whole.split(b"/"))) > of_a_name:
+        words = f"is too long, with {len(text)} characters: choose a shorter one."
+        raise ValueError(f"{some([text])} {words}")
+
+
 def at_home(path: str | Path) -> Path:
     """A path with the user's folder for a leading ~; of a user that there is not it stays.
 

@@ -300,6 +300,30 @@ def test_a_table_that_cannot_be_read_says_so_in_a_sentence(tmp_path):
         files.read_table(file)
 
 
+@pytest.mark.parametrize("depth", [1, 14, 16])
+def test_what_may_be_a_path_can_hold_a_file_and_what_may_not_cannot(tmp_path, depth):
+    """On the real disk, to a byte in each name."""
+    for letters, bytes_ in (("é" * 127 + "x", 255), ("é" * 128, 256)):
+        folder = tmp_path.joinpath(*[letters] * depth)
+        if bytes_ < 256 and depth < 16:
+            files.must_be_path(str(folder))
+            folder.mkdir(parents=True)
+            (folder / letters).touch()
+        else:
+            with pytest.raises(
+                ValueError, match=r"is too long, with \d+ characters: .*\.$"
+            ) as error:
+                files.must_be_path(str(folder))
+            assert len(str(error.value)) < 200
+            with pytest.raises(OSError, match="File name too long"):
+                (folder / letters).touch()
+
+
+def test_a_path_with_a_nul_is_refused():
+    with pytest.raises(ValueError, match=r"^a\?b holds a NUL character: leave it out\.$"):
+        files.must_be_path("a\0b")
+
+
 def test_some_names_are_a_line_of_text_that_can_be_read():
     assert files.some(["a", "", "b\nc"]) == "a, '', b?c"
     assert files.some(["x"] * 7, 3) == "x, x, x and 4 more"

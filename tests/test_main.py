@@ -58,6 +58,18 @@ def test_misuse_is_one_sentence_and_ends_with_2(words, sentence):
     assert sentence in done.stderr
 
 
+@pytest.mark.parametrize("name", ["images", "--run", "--out"])
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 2500, "\0"], ids=["name", "path", "NUL"])
+def test_what_can_be_no_path_is_one_short_sentence_that_names_the_argument(name, path, capsys):
+    words = [path] if name == "images" else ["images", name, path]
+    with pytest.raises(SystemExit) as stop:
+        commands().parse_args(["score", *words])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and len(line) < 300
+    assert line.startswith(f"python -m nblib score: argument {name}: ")
+    assert ("holds a NUL" if path == "\0" else "is too long") in line
+
+
 def test_a_second_batch_in_the_same_root_is_refused(project_root):
     """Where another process holds the lock."""
     hold = "import sys; from filelock import FileLock; "
