@@ -2,10 +2,13 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from nblib.progress import STOPPED
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,10 +45,19 @@ def _score(given: argparse.Namespace) -> None:
 
 
 def _batch(given: argparse.Namespace) -> None:
+    # What a batch imports takes seconds.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopped)
     from nblib.batch import batch
 
     chosen = given.target, given.data, given.budget, given.seeds, given.precision
     sys.exit(batch(*chosen, given.jobs, given.every))
+
+
+def _stopped(signum: int, frame) -> None:
+    """Ends the process, which has begun nothing: an exception may get lost amid an import."""
+    print(STOPPED, flush=True)
+    os._exit(128 + signum)
 
 
 def _execute(given: argparse.Namespace) -> None:
@@ -220,12 +232,16 @@ def commands() -> Parser:
 
 
 def main() -> None:
-    given = commands().parse_args()
-    from nblib.files import RunError
-
     try:
+        given = commands().parse_args()
         given.do(given)
-    except (OSError, ValueError, RunError) as error:
+    except KeyboardInterrupt:  # Ctrl-C, also of a batch whose job this is: it says all there is
+        raise SystemExit(128 + signal.SIGINT) from None
+    except Exception as error:
+        from nblib.files import RunError  # which takes a second
+
+        if not isinstance(error, (OSError, ValueError, RunError)):
+            raise
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
 

@@ -62,6 +62,8 @@ def start(notebook, executed, *arguments, temporary):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs are deaf to SIGINT, and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -83,8 +85,9 @@ def test_six_kernels_at_once_use_sockets_of_their_own_and_leave_nothing_behind(t
     assert sorted(file.name for file in tmp_path.iterdir()) == ["01_a.ipynb", "executed"]
 
 
-def test_a_stopped_process_takes_its_kernel_along(tmp_path, short):
-    """SIGTERM is what Slurm sends at the time limit."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_process_takes_its_kernel_along_and_says_nothing(tmp_path, short, number):
+    """SIGTERM is what Slurm sends at the time limit, SIGINT what all jobs of a batch hear."""
     pid = tmp_path / "pid"
     notebook = write(tmp_path / "01_a.ipynb", f"import os, time\nopen({str(pid)!r}, 'w').write(\n"
                      "    str(os.getpid()) + '.')\ntime.sleep(600)")  # fmt: skip
@@ -92,9 +95,9 @@ def test_a_stopped_process_takes_its_kernel_along(tmp_path, short):
     while not (pid.exists() and pid.read_text().endswith(".")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 143
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 128 + number
     assert not psutil.pid_exists(int(pid.read_text()[:-1]))
     assert [f for f in short.rglob("*") if f.name != "runtime"] == []
 
