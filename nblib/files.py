@@ -55,8 +55,8 @@ def written_whole(path: Path, mode: str = "wb"):
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:
-            if temporary:
-                os.unlink(temporary)
+            if temporary:  # unless a signal came just after it was moved
+                Path(temporary).unlink(missing_ok=True)
             raise
 
 

@@ -2,6 +2,7 @@ import csv
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +57,23 @@ def test_an_exception_leaves_what_was_there(tmp_path, kind, before):
         raise kind
     assert os.listdir(tmp_path) == before
     assert all((tmp_path / name).read_text() == "old" for name in before)
+
+
+def test_a_signal_just_after_the_new_file_is_there_is_no_missing_file(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def replace_and_hear(one, other):
+        replace(one, other)
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    monkeypatch.setattr(os, "replace", replace_and_hear)
+    try:
+        with pytest.raises(SystemExit), files.written_whole(tmp_path / "f", "w") as file:
+            file.write("new")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert os.listdir(tmp_path) == ["f"] and (tmp_path / "f").read_text() == "new"
 
 
 def test_a_target_that_cannot_be_replaced_leaves_no_temporary(tmp_path):
