@@ -2,10 +2,13 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from nblib.progress import STOPPED
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,6 +17,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         sys.stderr.write(f"{self.prog}: {message}. See {self.prog} --help.\n")
         raise SystemExit(2)
+
+
+def _path(text: str) -> Path:
+    from nblib.files import must_be_path
+
+    try:
+        must_be_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+    return Path(text)
 
 
 def _score(given: argparse.Namespace) -> None:
@@ -32,10 +45,19 @@ def _score(given: argparse.Namespace) -> None:
 
 
 def _batch(given: argparse.Namespace) -> None:
+    # What a batch imports takes seconds.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopped)
     from nblib.batch import batch
 
     chosen = given.target, given.data, given.budget, given.seeds, given.precision
     sys.exit(batch(*chosen, given.jobs, given.every))
+
+
+def _stopped(signum: int, frame) -> None:
+    """Ends the process, which has begun nothing: an exception may get lost amid an import."""
+    print(STOPPED, flush=True)
+    os._exit(128 + signum)
 
 
 def _execute(given: argparse.Namespace) -> None:
@@ -46,6 +68,12 @@ def _execute(given: argparse.Namespace) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     parameters = notebooks.typed(given.notebook, given.p)
     notebooks.execute(given.notebook, given.executed, parameters, given.html)
+
+
+def _draw(given: argparse.Namespace) -> None:
+    from nblib.data import datasets
+
+    print(datasets.find(given.set))
 
 
 def _ratio(given: argparse.Namespace) -> None:
@@ -128,12 +156,12 @@ def commands() -> Parser:
         "score a folder of images, or one image: a table, pictures, a page to judge them",
         "images --set my_set",
     )
-    argument("images", type=Path, help="pictures or DICOM files")
+    argument("images", type=_path, help="pictures or DICOM files")
     argument("--set", help="a set: by the methods to begin with, trained on it where they are not")
     argument("--budget", default="laptop", help="of --set; default: laptop")
     run = "folders of finished runs of one set, the one to trust first"
-    argument("--run", nargs="+", type=Path, help=run)
-    argument("--out", type=Path, help="a folder; default: data/scored/<images>-by-<set>")
+    argument("--run", nargs="+", type=_path, help=run)
+    argument("--out", type=_path, help="a folder; default: data/scored/<images>-by-<set>")
 
     argument = command(
         _batch,
@@ -155,10 +183,13 @@ def commands() -> Parser:
         "run one notebook with parameters, and keep the executed copy",
         "notebooks/22_sagan.ipynb out.ipynb -p budget smoke --html out.html",
     )
-    argument("notebook", type=Path)
-    argument("executed", type=Path, help="where to write the copy with outputs")
+    argument("notebook", type=_path)
+    argument("executed", type=_path, help="where to write the copy with outputs")
     argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    argument("--html", type=Path, help="where to write it as a page")
+    argument("--html", type=_path, help="where to write it as a page")
+
+    argument = command(_draw, "draw a set, where it is not drawn as yet", "phantom")
+    argument("set", help="one that the project draws, such as phantom")
 
     argument = command(
         _ratio,
@@ -201,12 +232,16 @@ def commands() -> Parser:
 
 
 def main() -> None:
-    given = commands().parse_args()
-    from nblib.files import RunError
-
     try:
+        given = commands().parse_args()
         given.do(given)
-    except (OSError, ValueError, RunError) as error:
+    except KeyboardInterrupt:  # Ctrl-C, also of a batch whose job this is: it says all there is
+        raise SystemExit(128 + signal.SIGINT) from None
+    except Exception as error:
+        from nblib.files import RunError  # which takes a second
+
+        if not isinstance(error, (OSError, ValueError, RunError)):
+            raise
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
 

@@ -14,13 +14,16 @@ from types import SimpleNamespace
 
 import psutil
 from filelock import FileLock, Timeout
+from snakemake import cli
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
 from nblib import plan
 from nblib.files import digest, root
 from nblib.front_page import DONE, FAILED, RUNNING, WAITING, FrontPage, number
-from nblib.progress import say
+from nblib.progress import STOPPED, say
 
 SECONDS = {
     "train": 45,
@@ -51,6 +54,7 @@ def batch(
     places or perceptual (a second score of finished runs; trains nothing); data, seeds: with commas
     between; precision: fp32, bf16 or '' (the device's own); every: see `plan.methods`. Raises
     ValueError for a set, budget or seed that there is not, and where another batch is running.
+    Told to stop, by Ctrl-C or SIGTERM, it returns 128 and the signal's number.
     """
     report = target == "report"
     words = [word for word in data.split(",") if word]
@@ -66,19 +70,38 @@ def batch(
     asked += ["as_it_is=1"] * report + ["all=1"] * every
     lock = root() / "data" / ".batch.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
+    told = []
+
+    def stop(signum: int, frame) -> None:
+        told.append(signum)
+        raise KeyboardInterrupt
+
     try:
-        with FileLock(lock, timeout=0), _own_temporary_folder():
+        with _heard_by(stop), FileLock(lock, timeout=0), _own_temporary_folder():
             front = FrontPage(plan.pages(sets, budget, listed, every) if target == "all" else [])
             front.write()
             print(f"Everything is on one page: {front.file.as_uri()}", flush=True)
             status = _snakemake([str(word) for word in asked], Watch.of(front, jobs))
             front.write()
             print(f"The page: {front.file.as_uri()}", flush=True)
-            if status > 128:
-                print("Stopped. Nothing is lost: the same command goes on from here.", flush=True)
-            return status
     except Timeout:
         raise ValueError(f"Another batch is running in {root()}.") from None
+    except KeyboardInterrupt:
+        status = 128 + told[0]
+    if status > 128:
+        print(STOPPED, flush=True)
+    return status
+
+
+@contextlib.contextmanager
+def _heard_by(stop: Callable) -> Iterator[None]:
+    """Until the block ends, Ctrl-C and SIGTERM call `stop`."""
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, of_before in before.items():
+            signal.signal(number, of_before)
 
 
 @contextlib.contextmanager
@@ -107,10 +130,6 @@ def _snakemake(words: list[str], handler: type["Watch"]) -> int:
 
     Told to stop, by Ctrl-C or SIGTERM, it ends its jobs and returns 128 and the signal's number.
     """
-    from snakemake.cli import main
-    from snakemake.scheduling.job_scheduler import JobScheduler
-    from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
-
     plugin = SimpleNamespace(LogHandler=handler)
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_nblib", plugin)
     told = []
@@ -127,9 +146,9 @@ def _snakemake(words: list[str], handler: type["Watch"]) -> int:
 
     # Snakemake's own way is to wait for all running jobs, which may take hours.
     JobScheduler.exit_gracefully = lambda scheduler, *of_signal: stop(*of_signal)
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        main(words)
+        with _heard_by(stop):
+            cli.main(words)
         status = 0
     except SystemExit as end:
         status = end.code or 0
@@ -137,10 +156,8 @@ def _snakemake(words: list[str], handler: type["Watch"]) -> int:
             say(status)
             status = 1
     except KeyboardInterrupt:
-        status = 1
-    finally:
-        for number, of_before in before.items():
-            signal.signal(number, of_before)
+        if not told:  # by the time that `stop` is heard no longer
+            raise
     return 128 + told[0] if told else status
 
 

@@ -41,22 +41,35 @@ def written_whole(path: Path, mode: str = "wb"):
     """Open a temporary neighbour of `path`, moved onto `path` when the block ends well.
 
     A reader sees the old file or the new one, never half of one, whatever kills the writer. Raises
-    OSError, in a sentence, where there is no room or no right to write; the old file then stays.
+    OSError as `told_where_unwritable` does; the old file then stays.
     """
     temporary = None
+    with told_where_unwritable(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(handle, mode) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes files for the owner alone; results are as readable as any other file.
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            if temporary:  # unless a signal came just after it was moved
+                Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def told_where_unwritable(path: Path):
+    """Around what writes `path`, a file or a folder, whole or not at all.
+
+    Raises OSError, in a sentence that names it, where there is no room or no right to write.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; results are as readable as any other file.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        yield
     except BaseException as error:
-        if temporary:
-            os.unlink(temporary)
         if why := _unwritable(error):
             sentence = f"{path} cannot be written: {why.strerror}. What was there is unchanged."
             raise type(why)(sentence) from None
@@ -113,6 +126,20 @@ def must_be_file(file: Path) -> None:
     kind = os.stat(file).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
         raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", os.fspath(file))
+
+
+def must_be_path(text: str) -> None:
+    """Raise ValueError, in a sentence, for what no file or folder can be called here.
+
+    That is what holds a NUL, or is so long that no file can lie in it.
+    """
+    if "\0" in text:
+        raise ValueError(f"{some([text])} holds a NUL character: leave it out.")
+    whole = os.fsencode(os.path.abspath(text))
+    of_a_name, of_all = os.pathconf("/", "PC_NAME_MAX"), os.pathconf("/", "PC_PATH_MAX")
+    if len(whole) > of_all - of_a_name or max(map(len, whole.split(b"/"))) > of_a_name:
+        words = f"is too long, with {len(text)} characters: choose a shorter one."
+        raise ValueError(f"{some([text])} {words}")
 
 
 def at_home(path: str | Path) -> Path:

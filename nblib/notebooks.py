@@ -4,6 +4,7 @@ import ast
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 
@@ -62,14 +63,18 @@ def execute(notebook: Path, executed: Path, parameters: dict, html: Path | None 
     """Run a notebook in its own folder, keep the executed copy, and write it as HTML.
 
     The copy is written while the notebook runs, and kept when it fails. Then notebook, cell and
-    the end of the error are printed and the process ends with 1. One process writes a copy at a
-    time; a second waits.
+    the end of the error, or where there is no room for the copy, are printed and the process ends
+    with 1. One process writes a copy at a time; a second waits.
     """
     import papermill
+    from papermill.iorw import papermill_io
 
     notebook, executed = Path(notebook).absolute(), Path(executed).absolute()
     with one_writer(executed.with_suffix(".lock")):
         executed.unlink(missing_ok=True)  # an old copy must not pass for that of a failed start
+        # papermill writes as the first of these writers does that takes the beginning of a path.
+        copier = SimpleNamespace(write=_write_copy, pretty_path=str)
+        papermill_io.register(str(executed), copier)
         try:
             papermill.execute_notebook(
                 notebook, executed, parameters, "nblib", progress_bar=False,
@@ -147,10 +152,17 @@ def _without_navigation(nb) -> list:
     return [cell for cell in nb.cells if "navigation" not in cell.metadata.get("tags", [])]
 
 
+def _write_copy(text: str, path: str) -> None:
+    with written_whole(Path(path)) as file:
+        file.write(text.encode())
+
+
 def _failure(name: str, executed: Path, error: Exception) -> str:
     """What failed, in which cell, and the last lines of the error."""
     from nbconvert.filters import strip_ansi
 
+    if isinstance(error, OSError):  # of the disk, and of no cell
+        return f"{name} cannot be run: {error}"
     copy = nbformat.read(executed, 4).cells if executed.exists() else []
     started = [c for c in copy if c.cell_type == "code" and c.metadata.papermill.start_time]
     if not started:

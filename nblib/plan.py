@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from nblib.data import datasets
 from nblib.data.split import read_split
-from nblib.files import DatasetError, at_home, root
+from nblib.files import DatasetError, as_text, at_home, root
 from nblib.methods import catalogue
 from nblib.methods.catalogue import METHODS
 from nblib.notebooks import HERE as NOTEBOOKS
@@ -139,6 +139,9 @@ def chosen_sets(words: list[str], here: Path, as_it_is: bool = False) -> dict[st
         name = Path(path).name
         if sets.setdefault(name, path) != path:
             raise DatasetError([f"{sets[name]} and {path} share a name: rename one."])
+    for path in map(as_text, (root(), *sets.values(), *sets)):
+        if "{" in path or "}" in path:  # Snakemake takes what is in them for a wildcard
+            raise DatasetError([f"A batch takes no braces in the names of folders: rename {path}."])
     return sets
 
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 SECONDS_BETWEEN_LINES = 60
 
+STOPPED = "Stopped. Nothing is lost: the same command goes on from here."
+"""What a batch says last that was told to stop, by Ctrl-C or SIGTERM, at whatever moment."""
+
 
 def say(words: str) -> None:
     """A line for whoever watches. It goes where errors go: a batch hides what notebooks print."""

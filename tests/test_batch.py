@@ -97,7 +97,7 @@ def test_told_to_stop_it_calls_no_job_a_failure(watch, capsys):
     assert capsys.readouterr().err.splitlines() == ["1 jobs, 2 at a time."]
 
 
-@pytest.mark.parametrize("word", ["007", "1e3", "true", "a #b", "{a: 1}", '"x"', "it's", "[a]"])
+@pytest.mark.parametrize("word", ["007", "1e3", "true", "a #b", "a: 1", '"x"', "it's", "[a]"])
 def test_sets_reach_snakemake_by_the_names_they_were_given(
     word, project_root, set_writer, monkeypatch
 ):
@@ -151,29 +151,82 @@ def listening(process):
     return []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_batch_that_is_told_to_stop_stops_at_once_and_leaves_nothing_running(
-    number, project_root, tmp_path
-):
-    """Whatever runs at that moment; the process is told, not its group, as by `kill`."""
-    command = [sys.executable, "-m", "nblib", "batch", "all", "--budget", "smoke", "--jobs", "2"]
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with open(tmp_path / "said", "w") as said:
+@pytest.fixture
+def start(project_root, tmp_path):
+    """Start a batch of the smallest budget, in a group of its own, which ends with the test.
+
+    start() -> the process; it says what it says in the test's folder, in `said`.
+    """
+    started = []
+
+    def start():
+        words = ["-m", "nblib", "batch", "all", "--budget", "smoke", "--jobs", "2"]
         # A shell's background jobs are deaf to SIGINT, and hand that down.
         hears = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
-        batch_ = subprocess.Popen(
-            command, env=environment, stdout=said, stderr=said, preexec_fn=hears
-        )
-        of_batch = psutil.Process(batch_.pid)
-        listens = []  # once a kernel runs
-        while not listens and batch_.poll() is None:
-            jobs = of_batch.children(recursive=True)
-            listens = [at for job in jobs for at in listening(job)]
-            time.sleep(0.05)
-        batch_.send_signal(number)
-        assert set(listens) == {"127.0.0.1"}
-        assert batch_.wait(60) == 128 + number, (tmp_path / "said").read_text()
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        with open(tmp_path / "said", "w") as said:
+            process = subprocess.Popen(
+                [sys.executable, *words], env=environment, stdout=said, stderr=said,
+                preexec_fn=hears, start_new_session=True,
+            )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("to", [os.kill, os.killpg], ids=["process", "group"])
+def test_a_batch_that_is_told_to_stop_stops_at_once_and_leaves_nothing_running(
+    number, to, start, tmp_path
+):
+    """Whatever runs at that moment; by `kill`, or as Ctrl-C in a terminal, which all jobs hear."""
+    process = start()
+    of_batch = psutil.Process(process.pid)
+    listens = []  # once a kernel runs
+    while not listens and process.poll() is None:
+        jobs = of_batch.children(recursive=True)
+        listens = [at for job in jobs for at in listening(job)]
+        time.sleep(0.05)
+    to(process.pid, number)
+    assert set(listens) == {"127.0.0.1"}
+    assert process.wait(60) == 128 + number, (tmp_path / "said").read_text()
     _, left = psutil.wait_procs(jobs, timeout=30)
     assert not left
     text = (tmp_path / "said").read_text()
-    assert "the same command goes on" in text and "FAILED" not in text and "Error" not in text
+    assert "the same command goes on" in text and "FAILED" not in text
+    assert "Error" not in text and "Traceback" not in text and "Interrupt" not in text
+
+
+def has_loaded(library):
+    """Whether a process has loaded a library, by which one sees how far its imports are."""
+    return lambda process, said, root: any(
+        library in place.path for place in psutil.Process(process.pid).memory_maps()
+    )
+
+
+MOMENTS = {
+    "imports": has_loaded("_multiarray_umath"),
+    "late imports": has_loaded("libtorch_cpu"),
+    "plans": lambda process, said, root: (root / "data" / ".batch.lock").exists(),
+    "reads the Snakefile": lambda process, said, root: "Everything is on" in said.read_text(),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_batch_says_the_same_before_anything_runs(number, moment, start, tmp_path, project_root):
+    process = start()
+    while process.poll() is None and not moment(process, tmp_path / "said", project_root):
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    *before, last = (tmp_path / "said").read_text().splitlines()
+    assert last == "Stopped. Nothing is lost: the same command goes on from here."
+    pages = ("Everything is on one page: ", "The page: ", "Using workflow specific profile ")
+    assert all(line.startswith(pages) for line in before)
+    assert [name for name in os.listdir(tmp_path) if name.startswith("nblib-")] == []

@@ -2,6 +2,7 @@ import csv
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +57,23 @@ def test_an_exception_leaves_what_was_there(tmp_path, kind, before):
         raise kind
     assert os.listdir(tmp_path) == before
     assert all((tmp_path / name).read_text() == "old" for name in before)
+
+
+def test_a_signal_just_after_the_new_file_is_there_is_no_missing_file(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def replace_and_hear(one, other):
+        replace(one, other)
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    monkeypatch.setattr(os, "replace", replace_and_hear)
+    try:
+        with pytest.raises(SystemExit), files.written_whole(tmp_path / "f", "w") as file:
+            file.write("new")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert os.listdir(tmp_path) == ["f"] and (tmp_path / "f").read_text() == "new"
 
 
 def test_a_target_that_cannot_be_replaced_leaves_no_temporary(tmp_path):
@@ -298,6 +316,30 @@ def test_a_table_that_cannot_be_read_says_so_in_a_sentence(tmp_path):
     os.mkfifo(file)
     with pytest.raises(files.DatasetError, match=r"cannot be read: it is a pipe.*\.$"):
         files.read_table(file)
+
+
+@pytest.mark.parametrize("depth", [1, 14, 16])
+def test_what_may_be_a_path_can_hold_a_file_and_what_may_not_cannot(tmp_path, depth):
+    """On the real disk, to a byte in each name."""
+    for letters, bytes_ in (("é" * 127 + "x", 255), ("é" * 128, 256)):
+        folder = tmp_path.joinpath(*[letters] * depth)
+        if bytes_ < 256 and depth < 16:
+            files.must_be_path(str(folder))
+            folder.mkdir(parents=True)
+            (folder / letters).touch()
+        else:
+            with pytest.raises(
+                ValueError, match=r"is too long, with \d+ characters: .*\.$"
+            ) as error:
+                files.must_be_path(str(folder))
+            assert len(str(error.value)) < 200
+            with pytest.raises(OSError, match="File name too long"):
+                (folder / letters).touch()
+
+
+def test_a_path_with_a_nul_is_refused():
+    with pytest.raises(ValueError, match=r"^a\?b holds a NUL character: leave it out\.$"):
+        files.must_be_path("a\0b")
 
 
 def test_some_names_are_a_line_of_text_that_can_be_read():

@@ -10,7 +10,7 @@ from nblib.__main__ import commands
 
 COMMANDS = [
     *("score", "batch", "execute", "ratio", "place", "moved", "mirrored", "perceptual"),
-    *("features", "keep", "links", "readme"),
+    *("features", "keep", "links", "readme", "draw"),
 ]
 
 
@@ -56,6 +56,18 @@ def test_misuse_is_one_sentence_and_ends_with_2(words, sentence):
     done = nblib(*words)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
     assert sentence in done.stderr
+
+
+@pytest.mark.parametrize("name", ["images", "--run", "--out"])
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 2500, "\0"], ids=["name", "path", "NUL"])
+def test_what_can_be_no_path_is_one_short_sentence_that_names_the_argument(name, path, capsys):
+    words = [path] if name == "images" else ["images", name, path]
+    with pytest.raises(SystemExit) as stop:
+        commands().parse_args(["score", *words])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and len(line) < 300
+    assert line.startswith(f"python -m nblib score: argument {name}: ")
+    assert ("holds a NUL" if path == "\0" else "is too long") in line
 
 
 def test_a_second_batch_in_the_same_root_is_refused(project_root):

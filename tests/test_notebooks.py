@@ -14,6 +14,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from files import full_disk
 from nblib import notebooks
 from nblib.methods.catalogue import METHODS, by_notebook
 
@@ -61,6 +62,8 @@ def start(notebook, executed, *arguments, temporary):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs are deaf to SIGINT, and hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -82,8 +85,9 @@ def test_six_kernels_at_once_use_sockets_of_their_own_and_leave_nothing_behind(t
     assert sorted(file.name for file in tmp_path.iterdir()) == ["01_a.ipynb", "executed"]
 
 
-def test_a_stopped_process_takes_its_kernel_along(tmp_path, short):
-    """SIGTERM is what Slurm sends at the time limit."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_process_takes_its_kernel_along_and_says_nothing(tmp_path, short, number):
+    """SIGTERM is what Slurm sends at the time limit, SIGINT what all jobs of a batch hear."""
     pid = tmp_path / "pid"
     notebook = write(tmp_path / "01_a.ipynb", f"import os, time\nopen({str(pid)!r}, 'w').write(\n"
                      "    str(os.getpid()) + '.')\ntime.sleep(600)")  # fmt: skip
@@ -91,9 +95,9 @@ def test_a_stopped_process_takes_its_kernel_along(tmp_path, short):
     while not (pid.exists() and pid.read_text().endswith(".")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 143
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 128 + number
     assert not psutil.pid_exists(int(pid.read_text()[:-1]))
     assert [f for f in short.rglob("*") if f.name != "runtime"] == []
 
@@ -175,6 +179,22 @@ def test_a_dead_kernel_is_told_from_a_failed_cell(tmp_path):
     head, *rest = stop.value.code.splitlines()
     assert head == "01_a.ipynb failed in its code cell 2: import os, sys"
     assert "DeadKernelError: Kernel died" in rest
+
+
+@pytest.mark.parametrize("room", [100, 5000])  # for none of the copy; for it without the outputs
+def test_a_full_disk_is_told_from_a_failed_cell_and_leaves_no_half_copy(tmp_path, room):
+    notebook, executed = write(tmp_path / "01_a.ipynb", "print('x' * 9000)"), tmp_path / "out.ipynb"
+    executed.write_text("of a run before")
+    with pytest.raises(SystemExit) as stop, full_disk(room):
+        notebooks.execute(notebook, executed, {})
+    words = "cannot be written: File too large. What was there is unchanged."
+    assert stop.value.code == f"01_a.ipynb cannot be run: {executed} {words}"
+    assert executed.exists() == (room > 100)
+    assert room == 100 or printed(executed) == ["", ""]
+    left = {"01_a.ipynb", "out.ipynb", "out.lock"}
+    assert {file.name for file in tmp_path.iterdir()} <= left
+    notebooks.execute(notebook, executed, {})
+    assert printed(executed)[-1] == "x" * 9000 + "\n"
 
 
 def test_a_file_that_is_no_notebook_is_named(tmp_path):

@@ -58,6 +58,23 @@ def test_sets_are_found_by_name_or_path_and_told_apart(make_set, tmp_path, proje
     assert plan.chosen_sets(["kept"], tmp_path, as_it_is=True) == {"kept": ""}
 
 
+@pytest.mark.parametrize("name", ["{a} b", "a}b", "a{b", "{a}/one"])
+def test_braces_in_the_name_of_a_folder_are_refused(make_set, tmp_path, project_root, name):
+    """Snakemake asks for a value of what is between them."""
+    folder = make_set(name).resolve()
+    (project_root / "data" / "scores" / "{a}").mkdir(parents=True)
+    for words, as_it_is, named in (([str(folder)], False, folder), (["{a}"], True, "{a}")):
+        with pytest.raises(DatasetError, match="no braces") as error:
+            plan.chosen_sets(words, tmp_path, as_it_is)
+        assert str(error.value).endswith(f"rename {named}.")
+
+
+def test_braces_in_the_name_of_the_root_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBLIB_ROOT", str(tmp_path / "{x}"))
+    with pytest.raises(DatasetError, match=r"no braces.*\{x\}\.$"):
+        plan.chosen_sets(["phantom"], tmp_path)
+
+
 @pytest.mark.parametrize("seeds", ["", "a", "0,x", "-1", "1.5"])
 def test_seeds_are_whole_numbers(seeds):
     assert plan.chosen_seeds("0,1,") == ["0", "1"]

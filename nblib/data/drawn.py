@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from nblib.files import told_where_unwritable
+
 
 class Drawn(NamedTuple):
     """Pictures in memory; entry i of images, masks, patients and views belongs together."""
@@ -30,20 +32,21 @@ def write_drawn(
     draw: called for the parts known normal, unlabeled, test, with no patient in two of them; seed:
     shuffles the patients' numbers; version: of what is drawn, see `is_current`. The folder appears
     complete or not at all; a complete one that is there already, or that someone else finishes
-    first, is kept. Raises OSError where writing fails.
+    first, is kept. Raises OSError where writing fails, in a sentence where there is no room.
     """
     folder = Path(folder)
     if (folder / "data.json").is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as draft:
-        complete = Path(draft, folder.name)
-        _fill(complete, draw(), seed, version)
-        try:
-            os.rename(complete, folder)
-        except OSError:
-            if not (folder / "data.json").is_file():
-                raise
+    with told_where_unwritable(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as draft:
+            complete = Path(draft, folder.name)
+            _fill(complete, draw(), seed, version)
+            try:
+                os.rename(complete, folder)
+            except OSError:
+                if not (folder / "data.json").is_file():
+                    raise
     return folder
 
 

@@ -1,5 +1,6 @@
 """Finished runs and any images -> a folder: a table, what it means in words, pictures, a page."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -239,8 +240,9 @@ def _write_table(table: pd.DataFrame, asked: list[Run], out: Path) -> None:
 
 def _must_be_ours(out: Path) -> None:
     """Raise FileNotFoundError where something else lies in the way."""
-    if out.is_file():
-        raise FileNotFoundError(f"{out} is a file: name a folder for scores, pictures and report.")
+    # Also a pipe, a device, or a link to what is gone.
+    if os.path.lexists(out) and not out.is_dir():
+        raise FileNotFoundError(f"{out} is no folder: name one for scores, pictures and report.")
     there = {file.name for file in out.iterdir()} if out.is_dir() else set()
     # A run has a scores.csv as well, which is not to be lost.
     if there and ("scores.csv" not in there or there & {"config.json", "metrics.json"}):

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from data.supervised import scaled, scores_of_a_supervised_network
+from files import full_disk
 from nblib.data import drawn, phantom
 from nblib.data.drawn import is_current
 
@@ -192,6 +193,18 @@ def test_a_crash_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="on fire"):
         phantom.write_phantom(tmp_path / "phantom", **COUNTS)
     assert len(saved) == 6 and not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("room", [50, 1000])  # for no picture; for pictures, and for no list
+def test_a_full_disk_is_said_with_the_folder_and_leaves_nothing_behind(tmp_path, room):
+    folder = tmp_path / "sets" / "set"
+    small = dict(known_normal=60, unlabeled=(1, 1), test=(1, 1))
+    with pytest.raises(OSError) as error, full_disk(room):
+        phantom.write_phantom(folder, **small)
+    words = "cannot be written: File too large. What was there is unchanged."
+    assert str(error.value) == f"{folder} {words}"
+    assert os.listdir(tmp_path / "sets") == []
+    assert phantom.write_phantom(folder, **small) == folder and is_current(folder, phantom.DRAWING)
 
 
 def test_nothing_shows_before_all_is_written(tmp_path, monkeypatch):

@@ -89,8 +89,11 @@ def test_an_earlier_result_is_replaced_whole_and_nothing_else_is_touched(made, t
     (mine / "thesis.tex").write_text("years of work")
     with pytest.raises(FileNotFoundError, match="holds other files"):
         scored.write_scored(tmp_path / "one.png", asked[:1], mine)
-    with pytest.raises(FileNotFoundError, match="is a file"):
-        scored.write_scored(tmp_path / "one.png", asked[:1], tmp_path / "one.png")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("gone")
+    for out in (tmp_path / "one.png", tmp_path / "pipe", tmp_path / "link", "/dev/null"):
+        with pytest.raises(FileNotFoundError, match=f"{out} is no folder"):
+            scored.write_scored(tmp_path / "one.png", asked[:1], out)
     before = all_bytes(asked[0].folder)
     with pytest.raises(FileNotFoundError, match="holds other files"):
         scored.write_scored(tmp_path / "one.png", asked[:1], asked[0].folder)
