@@ -110,7 +110,8 @@ def find_images(folder: Path) -> list[Path]:
     """Pictures and DICOM files in a folder, at any depth and through links, sorted.
 
     A file is taken for an image by the end of its name, or by how it begins; what is no file, such
-    as a pipe, as well: whoever reads it says what it is. What is hidden is left alone. Raises DatasetError where there is no folder, or it must not be read.
+    as a pipe, as well: whoever reads it says what it is. What is hidden is left alone. Raises
+    DatasetError where there is no folder, or it must not be read.
     """
 
     def stop(error: OSError) -> None:

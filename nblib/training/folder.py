@@ -1,7 +1,7 @@
 """The files of a run's folder: what was written is what is read, or a sentence says what is wrong.
 
-`SHA256SUMS` beside them lists their digests, as `sha256sum --check` reads it. Where there is none,
-an earlier version wrote the run, whose files are read as they are.
+`SHA256SUMS` beside them lists their digests, as `sha256sum --check` reads it. A file that a run of
+an earlier version wrote is not listed, and is read as it is.
 """
 
 import hashlib
@@ -35,9 +35,8 @@ def read(file: Path, by: Callable[[Path], T], then: str = AGAIN, checked: bool =
     try:
         must_be_file(file)
         listed = _listed(file)
-        if checked and _sha256(file) not in listed and (listed or (file.parent / SUMS).exists()):
-            other = "another file" if listed else "no such file"
-            raise RunError(f"{file} is not as it was written: {SUMS} lists {other}. {then}")
+        if checked and listed and _sha256(file) not in listed:
+            raise RunError(f"{file} is not as it was written: {SUMS} lists another file. {then}")
         return by(file)
     except (RunError, MemoryError, torch.OutOfMemoryError):
         raise

@@ -548,7 +548,7 @@ def test_nih_is_built_as_the_list_says(nih):
     boxes = table_of(folder / "boxes.csv")
     assert boxes.to_numpy().tolist() == [
         ["00000021_002.jpg", "56.27", "136.76", "21.7", "19.8", "Pneumonia"],
-        ["00000021_002.jpg", "25.0", "50.0", "10.0", "20.0", "Mass"],
+        ["00000021_002.jpg", "25", "50", "10", "20", "Mass"],
     ]
     datasets.load(folder, 16)
 
