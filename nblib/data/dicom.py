@@ -37,6 +37,10 @@ VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO")
 """Values of ViewPosition that DICOM defines; a header may hold anything else, such as a name."""
 
 
+BURNED_IN = "images say that text is burned into them: it may name the patient."
+"""Said, behind their number, of images whose header says so."""
+
+
 class ImageError(ValueError):
     """A file that is no image which can be used; `why` is the sentence behind its name."""
 

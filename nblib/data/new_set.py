@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from nblib.data.dicom import BURNED_IN
 from nblib.data.drawn_sets import DRAWN
 from nblib.data.images import IMAGE_SUFFIXES, ImageError, Read, pixel_digest, read_all
 from nblib.files import (
@@ -230,7 +231,7 @@ def doubts(table: pd.DataFrame) -> list[str]:
     if "alone" in table and (n := int(table["alone"].sum())):
         lines.append(f"{n} images name no patient: each is taken for the only one of its patient.")
     if "burned_in" in table and (n := int(table["burned_in"].notna().sum())):
-        lines.append(f"{n} images say that text is burned into them: it may name the patient.")
+        lines.append(f"{n} {BURNED_IN}")
     if table["mode"].str.contains("used").any():
         lines.append("Pictures that use fewer than 16 bits of 16 come out nearly black: hand over "
                      "8 bits, or DICOM.")  # fmt: skip

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from nblib import metrics
 from nblib.data import datasets
 from nblib.data.datasets import Dataset
+from nblib.data.dicom import BURNED_IN
 from nblib.files import at_home, root, write_for_people, written_whole
 from nblib.methods import catalogue
 from nblib.progress import say
@@ -219,8 +220,8 @@ def summary(table: pd.DataFrame, asked: list[Run]) -> str:
         )
     elif scored.any():
         lines.append("Too few known normals were held out for a decision: see score, percentile.")
-    if noted := (table["note"] == scoring.BURNED_IN).sum():
-        lines.append(f"{noted} images say that text is burned into them: it may name the patient.")
+    if noted := (table["note"] != "").sum():
+        lines.append(f"{noted} {BURNED_IN}")
     lines += [f"not scored: {row.image} {row.problem}" for row in table[~scored].itertuples()]
     return "\n".join(lines)
 

@@ -21,7 +21,6 @@ from nblib.training.runs import Run
 
 TABLE_COLUMNS = ["image", "score", "percentile", "decision", "problem", "note"]
 
-BURNED_IN = "text is burned into it, which may name the patient"
 NOT_FINITE = "has no score: what the run makes of it is no finite number."
 
 
@@ -57,7 +56,7 @@ def table(
     Columns: image (its path in the folder), score (larger = more abnormal), percentile (0 to 100,
     among the held-out normals of the run), decision ('abnormal' or 'normal' at the threshold for
     95 % specificity, '' where too few normals are held out for one), problem (why a file could not
-    be scored), note (`BURNED_IN` where a DICOM header says so). Labels play no part.
+    be scored), note (where a DICOM header says that text is burned in). Labels play no part.
     """
     source = at_home(source)
     folder = source.parent if source.is_file() else source
@@ -99,7 +98,7 @@ def _as_seen(run: Run, method: Method) -> Callable[[Path, Read], tuple[np.ndarra
     colour = "grey" if run.config["channels"] == 1 else "rgb"
 
     def of(file: Path, found: Read) -> tuple[np.ndarray, str]:
-        note = BURNED_IN if "burned_in" in found.facts else ""
+        note = "text is burned in" if "burned_in" in found.facts else ""
         return scaled(found.image, size, colour), note
 
     return of
@@ -109,7 +108,8 @@ def seen(files: list[Path], run: Run) -> Iterator[Seen | ImageError]:
     """What a run says of each file, in order, or why it has no score. 64 at a time."""
     method = run.method().to(best_device())
     read = read_all(files, conversion_of(run), _as_seen(run, method))
-    counted, done = progress(len(files), f"scoring by {run.config['method']}"), 0
+    counted = progress(len(files), f"scoring by {run.config['method']}")
+    names = iter(files)
     while some := list(islice(read, 64)):
         could_be_read = [of for of in some if not isinstance(of, ImageError)]
         rows = iter(())
@@ -120,12 +120,11 @@ def seen(files: list[Path], run: Run) -> Iterator[Seen | ImageError]:
             maps = nothing if found.map is None else found.map
             restored = nothing if found.restored is None else found.restored
             rows = map(Seen, found.score, maps, restored, notes)
-        for file, of in zip(files[done:], some, strict=False):
+        for of, file in zip(some, names, strict=False):
             next(counted, None)
             of = of if isinstance(of, ImageError) else next(rows)
             is_finite = isinstance(of, ImageError) or np.isfinite(of.score)
             yield of if is_finite else ImageError(file, NOT_FINITE)
-        done += len(some)
     next(counted, None)  # says that it is at its end
 
 
