@@ -171,14 +171,7 @@ def keep(data: str, budget: str) -> list[Path]:
     """
     data, files = Path(data).name, []
     for result in [r for r in _all(data, budget) if r.run]:
-        method, variant, seed = _key(result.config)
-        stem = _scores_folder(data, budget) / method / _stem(variant, seed)
-        _write_scores(stem.with_suffix(".csv.gz"), result.scores)
-        kept = {"config": result.config, "metrics": result.metrics}
-        if len(result.checkpoints):
-            kept["checkpoints"] = json.loads(result.checkpoints.to_json(orient="records"))
-        write_json(stem.with_suffix(".json"), kept | {"digest": _digest(kept, stem)})
-        files.append(stem.with_suffix(".csv.gz"))
+        files.append(_keep(result, _scores_folder(data, budget)))
     for pattern in (*(f"{name}-seed*.csv" for name in PASSES), FEATURES):
         for file in sorted(_runs_folder(data, budget).glob(pattern)):
             files.append(_scores_folder(data, budget) / f"{file.name}.gz")
@@ -245,6 +238,19 @@ def _all(data: str, budget: str) -> list[Result]:
         with contextlib.suppress(FileNotFoundError):
             found += collect(data, budget, variants)
     return found
+
+
+def _keep(result: Result, folder: Path) -> Path:
+    """Keep the scores of a run among those of its set and budget, and return their .csv.gz."""
+    method, variant, seed = _key(result.config)
+    stem = folder / method / _stem(variant, seed)
+    scores = stem.with_suffix(".csv.gz")
+    _write_scores(scores, result.scores)
+    kept = {"config": result.config, "metrics": result.metrics}
+    if len(result.checkpoints):
+        kept["checkpoints"] = json.loads(result.checkpoints.to_json(orient="records"))
+    write_json(stem.with_suffix(".json"), kept | {"digest": _digest(kept, stem)})
+    return scores
 
 
 def _kept(file: Path) -> Result:

@@ -100,13 +100,10 @@ def test_nothing_has_run(monkeypatch, tmp_path):
 
 
 def test_runs_of_all_paddings_are_collected_from_kept_scores(results, monkeypatch, tmp_path):
+    folder = tmp_path / "data" / "scores" / "places" / "places"
     for one in results:
-        config = one.config
-        stem = tmp_path / "data" / "scores" / "places" / "places" / config["method"]
-        stem = stem / store._stem(config["variant"], config["seed"])
-        store._write_scores(stem.with_suffix(".csv.gz"), one.scores)
         metrics = one.metrics | {"auc": roc_auc_score(one.test["label"], one.test["score"])}
-        store.write_json(stem.with_suffix(".json"), {"config": config, "metrics": metrics})
+        store._keep(one._replace(metrics=metrics), folder)
     monkeypatch.setattr(placement, "PROJECT", tmp_path)
     found = placement.collected()
     assert [(r.config["method"], r.config["variant"]) for r in found] == [
