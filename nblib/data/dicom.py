@@ -36,9 +36,8 @@ LARGEST = 1e9
 VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO")
 """Values of ViewPosition that DICOM defines; a header may hold anything else, such as a name."""
 
-
-BURNED_IN = "images say that text is burned into them: it may name the patient."
-"""Said, behind their number, of images whose header says so."""
+BURNED_IN = "Images whose header says that text is burned in, which may name the patient:"
+"""Said before their number."""
 
 
 class ImageError(ValueError):

@@ -27,7 +27,9 @@ from nblib.data.new_set import (
     without_twins,
     write_lists,
 )
+from nblib.data.split import checked_settings
 from nblib.files import DatasetError, as_text, at_home, read_table, root, some, write_for_people
+from nblib.progress import say
 
 NORMAL_WORDS, ABNORMAL_WORDS = ("0", "0.0", "normal"), ("1", "1.0", "abnormal")
 NONE = "none"
@@ -99,10 +101,20 @@ def prepare(
     return root() / "data" / "sets" / name
 
 
-def ready(name: str, source: str | Path = "", **how) -> str:
-    """The name of a set that is there, or is made of `source` now, as `prepare` does with `how`."""
+def ready(name: str, source: str | Path = "", conversion: str = "window", **how) -> str:
+    """The name of a set that is there, or is made of `source` now, as `prepare` does with `how`.
+
+    Raises DatasetError as `prepare` does, and where the DICOM files of the set that is there were
+    converted otherwise.
+    """
     if source and (name in DRAWN or not is_there(name)):
-        prepare(source, name, **how)
+        prepare(source, name, conversion=conversion, **how)
+    elif source:
+        lists = root() / "data" / "sets" / name / "data.json"
+        if (before := checked_settings(lists, conversion)[1]) != conversion:
+            why = f"its DICOM files were read as '{before}', not as '{conversion}'"
+            raise DatasetError([f"The set {name} is there, and {why}: name another."])
+        say(f"The set {name} is there: {source} was not read. Another set needs another name.")
     return name
 
 

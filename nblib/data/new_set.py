@@ -231,7 +231,7 @@ def doubts(table: pd.DataFrame) -> list[str]:
     if "alone" in table and (n := int(table["alone"].sum())):
         lines.append(f"{n} images name no patient: each is taken for the only one of its patient.")
     if "burned_in" in table and (n := int(table["burned_in"].notna().sum())):
-        lines.append(f"{n} {BURNED_IN}")
+        lines.append(f"{BURNED_IN} {n}.")
     if table["mode"].str.contains("used").any():
         lines.append("Pictures that use fewer than 16 bits of 16 come out nearly black: hand over "
                      "8 bits, or DICOM.")  # fmt: skip

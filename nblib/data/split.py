@@ -68,18 +68,18 @@ def checked_split(file: Path) -> tuple[dict[str, list[str]], list[str]]:
     return split, problems
 
 
-def checked_settings(file: Path) -> tuple[int, str, list[str]]:
+def checked_settings(file: Path, conversion: str = CONVERSIONS[0]) -> tuple[int, str, list[str]]:
     """What a data.json says beside its lists, and a sentence for each problem.
 
     That is the side in pixels that its images are to be scaled to, 64 if it says none or a wrong
-    one; and how they were made of DICOM files, 'window' if it does not say.
+    one; and how they were made of DICOM files, `conversion` if it does not say.
     """
     try:
         content = _content(file)
     except (OSError, ValueError, RecursionError):
         content = None  # which `checked_split` tells of
     content, problems = content if isinstance(content, dict) else {}, []
-    size, conversion = content.get("size", 64), content.get("conversion", CONVERSIONS[0])
+    size, conversion = content.get("size", 64), content.get("conversion", conversion)
     if type(size) is not int or not 1 <= size <= LARGEST:
         must = f"must be a whole number of pixels, at most {LARGEST}"
         problems.append(f"{file}: size is {some([repr(size)])}, but {must}.")

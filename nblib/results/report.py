@@ -101,12 +101,19 @@ def write(
             _row(row, thumbnails[of], fresh / "files" / str(of), large)
             for of, row in zip(table.index, table.to_dict("records"), strict=True)
         ]
+        remove(out)
         for name, new, kept in (("pictures", "pictures", True), ("report_files", "files", large)):
-            shutil.rmtree(out / name, ignore_errors=True)
             if kept and (fresh / new).exists():
                 (fresh / new).rename(out / name)
     with written_whole(out / "report.html", "w") as file:
         file.write(page(rows, table, asked, predictive))
+
+
+def remove(out: Path) -> None:
+    """Remove the page and its pictures from a folder, if they are there."""
+    (out / "report.html").unlink(missing_ok=True)
+    for name in ("pictures", "report_files"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def page(rows: list[dict], table: pd.DataFrame, asked: list[Run], predictive: pd.DataFrame) -> str:

@@ -99,6 +99,7 @@ def write_scored(
         found.append(run)
         table = joined(tables, found)
         _write_table(table, found, out)
+        report.remove(out)  # that of an earlier table, should the disk be full before this one's
         say(f"{out / 'scores.csv'}: written, by {run.config['method']}")
     report.write(table, files, found, layers, out, predictive(found[0]))
     return table, found, out
@@ -221,7 +222,7 @@ def summary(table: pd.DataFrame, asked: list[Run]) -> str:
     elif scored.any():
         lines.append("Too few known normals were held out for a decision: see score, percentile.")
     if noted := (table["note"] != "").sum():
-        lines.append(f"{noted} {BURNED_IN}")
+        lines.append(f"{BURNED_IN} {noted}.")
     lines += [f"not scored: {row.image} {row.problem}" for row in table[~scored].itertuples()]
     return "\n".join(lines)
 

@@ -1,12 +1,15 @@
 """The images of a training as the method sees them: encoded once, where it has an encoding."""
 
 import dataclasses
+import math
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from nblib.data.batches import HeldOut
+from nblib.files import told_where_unwritable
 from nblib.methods.method import Method, as_seen
 
 IN_MEMORY = 2**31
@@ -47,5 +50,9 @@ def encoded(method: Method, held: HeldOut, device: str = "cpu") -> HeldOut:
 def _room(shape: tuple[int, ...]) -> np.ndarray:
     if 4 * np.prod(shape) <= IN_MEMORY:
         return np.empty(shape, np.float32)
-    # The file has no name, and goes when the array does.
-    return np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)
+    # The file has no name, and goes when the array does. Its room is taken before it is mapped: a
+    # mapped page that finds none later kills the process.
+    with told_where_unwritable(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
+        for _ in range(0, 4 * math.prod(shape), 2**20):
+            file.write(bytes(2**20))
+        return np.memmap(file, np.float32, shape=shape)

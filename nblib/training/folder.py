@@ -1,7 +1,8 @@
 """The files of a run's folder: what was written is what is read, or a sentence says what is wrong.
 
-`SHA256SUMS` beside them lists their digests, as `sha256sum --check` reads it. A file that a run of
-an earlier version wrote is not listed, and is read as it is.
+`SHA256SUMS` beside them lists their digests, as `sha256sum --check` reads it: of a finished run all
+files, of a training that goes on its checkpoints alone. Where an earlier version wrote no list,
+they are read as they are.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from nblib.progress import say
 
 T = TypeVar("T")
 
-SUMS = "SHA256SUMS"
+SUMS, CHECKPOINT = "SHA256SUMS", "checkpoint.pt"
 
 PARTS = {"step": int, "finished": bool, "rows": list, "seconds": float}
 PARTS |= dict.fromkeys(("best", "method", "optimizers"), dict)
@@ -35,7 +36,7 @@ def read(file: Path, by: Callable[[Path], T], then: str = AGAIN, checked: bool =
     try:
         must_be_file(file)
         listed = _listed(file)
-        if checked and listed and _sha256(file) not in listed:
+        if checked and (listed or _lists_all(file.parent)) and _sha256(file) not in listed:
             raise RunError(f"{file} is not as it was written: {SUMS} lists another file. {then}")
         return by(file)
     except (RunError, MemoryError, torch.OutOfMemoryError):
@@ -82,10 +83,12 @@ def save_checkpoint(file: Path, state: dict) -> None:
         _write(file.parent, [(of, file.name) for of in (*before, _digest(out))])
 
 
-def begin_again(checkpoint: Path) -> None:
+def begin_again(folder: Path) -> None:
     """Let no digest stand but those of checkpoints: the other files are about to be written."""
-    if (checkpoint.parent / SUMS).exists():
-        _write(checkpoint.parent, [(of, checkpoint.name) for of in _listed(checkpoint)])
+    if listed := _listed(folder / CHECKPOINT):
+        _write(folder, [(of, CHECKPOINT) for of in listed])
+    else:
+        (folder / SUMS).unlink(missing_ok=True)
 
 
 def load_checkpoint(file: Path, method: Method, device: str = "cpu") -> dict:
@@ -167,10 +170,18 @@ def write_last(file: Path, value: dict) -> None:
 
 
 def _listed(file: Path) -> list[str]:
-    sums = file.parent / SUMS
+    return [of for of, name in _lines(file.parent) if name == file.name]
+
+
+def _lists_all(folder: Path) -> bool:
+    """Whether a list is there, and not of checkpoints alone: a file that it leaves out is wrong."""
+    return (folder / SUMS).is_file() and {name for _, name in _lines(folder)} != {CHECKPOINT}
+
+
+def _lines(folder: Path) -> list[tuple[str, str]]:
+    sums = folder / SUMS
     lines = sums.read_text(errors="replace").splitlines() if sums.is_file() else []
-    pairs = [line.split("  ", 1) for line in lines]
-    return [pair[0] for pair in pairs if pair[1:] == [file.name]]
+    return [(of, name) for of, _, name in (line.partition("  ") for line in lines)]
 
 
 def _write(folder: Path, lines: list[tuple[str, str]]) -> None:

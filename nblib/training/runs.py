@@ -40,6 +40,7 @@ from nblib.files import (
     in_a_line,
     one_writer,
     root,
+    some,
     unused,
     write_json,
     written_whole,
@@ -51,6 +52,7 @@ from nblib.training import budgets
 from nblib.training.encoded import encode_all
 from nblib.training.folder import (
     AGAIN,
+    CHECKPOINT,
     begin_again,
     check_history,
     check_kinds,
@@ -156,7 +158,7 @@ class Run:
     def method(self) -> Method:
         """The trained method, in evaluation mode, on the CPU."""
         method = self._made()
-        load_checkpoint(self.folder / "checkpoint.pt", method)
+        load_checkpoint(self.folder / CHECKPOINT, method)
         return method
 
     def untrained(self) -> Method:
@@ -184,8 +186,11 @@ class Run:
             self.config["method"], self.config["budget"], self.config["size"],
             self.config["channels"],
         )  # fmt: skip
+        if unknown := [name for name in written if name not in now]:
+            file, names = self.folder / "config.json", some(unknown)
+            say(f"{file}: {names} is unknown to this version, and makes no difference here")
         # Parts are written by name; what is no part is taken from the file as it stands. An
-        # argument that came later has its default, one that has gone is forgotten.
+        # argument that came later has its default.
         return {
             name: written[name] if written.get(name, _plain(value)) != _plain(value) else value
             for name, value in now.items()
@@ -319,7 +324,7 @@ def run(
     with one_writer(here.with_suffix(".lock")):
         if _is_finished(here, identity, made_with["code"]):
             return Run(here)
-        begin_again(here / "checkpoint.pt")
+        begin_again(here)
         write_json(here / "config.json", identity | made_with)
         torch.manual_seed(seed)
         model = entry(method).make(**arguments)
@@ -329,7 +334,7 @@ def run(
             model,
             held,
             seed,
-            here / "checkpoint.pt",
+            here / CHECKPOINT,
             choice,
             precision,
             watch=_watcher(here, seen) if _watchable(model, seen) else None,
@@ -391,7 +396,7 @@ def _says_nothing(node: ast.AST) -> bool:
 def _is_finished(here: Path, identity: dict, code: str) -> bool:
     """Whether `here` holds this very run; what cannot be gone on with is set aside, not lost."""
     finished = (here / "metrics.json").exists()
-    if not finished and not any((here / f).exists() for f in ("config.json", "checkpoint.pt")):
+    if not finished and not any((here / f).exists() for f in ("config.json", CHECKPOINT)):
         return False
     try:
         config = Run(here).config

@@ -336,6 +336,20 @@ def test_one_bit_is_black_or_white(write, photometric, conversion):
     assert np.array_equal(shades(file, conversion), np.where(bits == white, 255, 0))
 
 
+@pytest.mark.parametrize("conversion", dicom.CONVERSIONS)
+@pytest.mark.parametrize("bits", [5, 10, 12])
+def test_colours_of_few_bits_use_the_whole_range(write, bits, conversion):
+    most = 2**bits - 1
+    dtype = np.uint8 if bits < 8 else np.uint16
+    stored = ramp(dtype, 0, most, (16, 48)).reshape(16, 16, 3)
+    allocated = 8 * stored.itemsize
+    file = write(
+        stored, SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation="RGB",
+        BitsAllocated=allocated, BitsStored=bits, HighBit=bits - 1,
+    )  # fmt: skip
+    assert np.array_equal(shades(file, conversion), stored * 255.0 // most)
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
 @pytest.mark.parametrize("high", [11, 13, 15])
 def test_bits_that_lie_higher_in_their_word_are_shifted_down(write, dtype, high):

@@ -146,10 +146,18 @@ def test_rsna_gets_a_drawn_split_in_proportion_to_the_published_one(make_rsna, c
 def test_text_burned_into_a_download_is_told_of(make_rsna, capsys):
     build("rsna", make_rsna(elements=lambda name: {"BurnedInAnnotation": "YES"}))
     # All but those that are neither normal nor abnormal.
-    assert "32 images say that text is burned into them" in capsys.readouterr().out
+    assert "text is burned in, which may name the patient: 32." in capsys.readouterr().out
     dataset = datasets.load("rsna", 16)
     assert dataset.conversion == "benchmark" and len(dataset.test) == 4
     assert (dataset.test.sizes == 512).all()
+
+
+@pytest.mark.parametrize("odd", ["ten", "inf", "=1+1"])
+def test_boxes_that_are_no_numbers_are_refused_with_what_stands_there(make_rsna, odd):
+    download = make_rsna()
+    file = download / "stage_2_train_labels.csv"
+    file.write_text(file.read_text().replace(",1,2,3,4,1", f",1,{odd},3,4,1", 1))
+    assert problems("rsna", download) == [f"{file} has boxes with what is no number: {odd}."]
 
 
 def test_a_seed_draws_one_split_and_another_seed_another(make_rsna):
@@ -750,6 +758,9 @@ def test_what_cannot_be_built_is_refused(tmp_path):
     assert "~nosuch" in problems("lag", tmp_path, split="~nosuch/data.json")[0]
     with pytest.raises(ValueError, match="window or benchmark"):
         build("lag", tmp_path, conversion="pale")
+    for wrong in (-1, "64", 64.0):
+        with pytest.raises(ValueError, match=f"size is {wrong!r}, but must be a whole number"):
+            build("lag", tmp_path, size=wrong)
     build("lag", tmp_path, size=8)
     assert "choose another name" in problems("lag", tmp_path)[0]
     (found,) = problems("lag", tmp_path / "suspicious_glaucoma", "other")

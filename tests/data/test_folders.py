@@ -16,6 +16,7 @@ from PIL import Image
 from files import PLANTED, header_of
 from nblib.data import datasets, folders, images
 from nblib.data.datasets import prepare
+from nblib.data.folders import ready
 from nblib.data.labels import load_labels
 from nblib.files import DatasetError, root
 from nblib.training import runs
@@ -273,6 +274,23 @@ def test_the_conversion_is_kept_with_the_set_and_with_its_runs(tmp_path, convers
     assert runs.run("mean_image", dataset, "smoke").config["conversion"] == conversion
 
 
+def test_a_set_that_is_there_is_not_taken_for_one_of_another_conversion(tmp_path, capsys):
+    for name in ("n", "u"):
+        draw_dicom(tmp_path / name / "1.dcm", name)
+        draw(tmp_path / "pictures" / name / "1.png")
+    how = dict(unlabeled=tmp_path / "u")
+    for _ in range(2):
+        assert ready("own", tmp_path / "n", "benchmark", **how) == "own"
+    assert f"{tmp_path / 'n'} was not read" in capsys.readouterr().err
+    with pytest.raises(DatasetError, match="read as 'benchmark', not as 'window': name another"):
+        ready("own", tmp_path / "n", **how)
+    # Nothing to say of a set without DICOM files, or of one whose source nobody names.
+    for conversion in ("window", "benchmark"):
+        source = tmp_path / "pictures"
+        assert ready("drawn", source / "n", conversion, unlabeled=source / "u") == "drawn"
+        assert ready("own", conversion=conversion) == "own"
+
+
 def test_no_header_value_reaches_what_is_written_or_said(tmp_path, capfd, monkeypatch):
     for i in range(12):
         healthy, planted = (
@@ -403,6 +421,7 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path, capsys):
     (tmp_path / "n" / "cut.png").write_bytes(whole[: len(whole) // 2])
     os.symlink(tmp_path / "nowhere", tmp_path / "n" / "dangling.png")
     os.mkfifo(tmp_path / "n" / "pipe.png")
+    os.mkfifo(tmp_path / "n" / "pipe")
     frames = [Image.new("L", (8, 8), i) for i in range(3)]
     frames[0].save(tmp_path / "n" / "film.gif", save_all=True, append_images=frames[1:])
     # What a file is called does not matter: a DICOM file as .png, a picture as .dcm.
@@ -412,6 +431,7 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path, capsys):
     why = left_out_of(folder)
     assert why.keys() == {
         "empty.png", "bomb.png", "text.jpg", "cut.png", "dangling.png", "film.gif", "pipe.png",
+        "pipe",
     }  # fmt: skip
     assert "a pipe" in why["pipe.png"] and "million pixels" in why["bomb.png"]
     assert "no image" in why["text.jpg"] and "3 pictures" in why["film.gif"]
@@ -646,7 +666,7 @@ def test_images_with_text_burned_in_are_counted(tmp_path, capsys):
         draw_dicom(tmp_path / "n" / f"{i}.dcm", "P1", BurnedInAnnotation=word)
         draw(tmp_path / "u" / f"{i}.png")
     folder = prepare(tmp_path / "n", "burned", tmp_path / "u")
-    assert "2 images say that text is burned into them" in capsys.readouterr().out
+    assert "text is burned in, which may name the patient: 2." in capsys.readouterr().out
     assert list(metadata_of(folder)) == ["image", "patient"]
 
 

@@ -81,6 +81,8 @@ def test_each_image_has_its_picture_whatever_it_is_called(run, tmp_path, names):
 
 def test_a_full_disk_is_said_with_the_picture_that_has_no_room(run, source, tmp_path):
     where = rf"{tmp_path}/out/\.report\.\w+/(pictures|files)/\S+\.(jpg|png) cannot be written"
+    # A page of an earlier table does not stay beside the new one.
+    scored.write_scored(source / "spot.png", [run], tmp_path / "out")
     with pytest.raises(OSError, match=f"{where}: File too large"), full_disk(6000):
         scored.write_scored(source, [run], tmp_path / "out")
     assert {f.name for f in (tmp_path / "out").iterdir()} == {"README.txt", "scores.csv"}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.stats import rankdata
 
-from files import all_bytes
+from files import all_bytes, header_of
 from nblib.data import datasets, folders
 from nblib.files import DatasetError
 from nblib.methods import catalogue
@@ -74,6 +74,17 @@ def test_a_damaged_file_is_in_the_table_and_has_no_picture(made, tmp_path):
     assert "bad.png is no image" in scored.summary(table, asked)
     files = {str(f.relative_to(out / "pictures")) for f in (out / "pictures").rglob("*.jpg")}
     assert files == {"0001-good.png.jpg", "0001-good.png.panel.jpg"}
+
+
+def test_text_burned_in_is_said_of_its_image_and_of_all(made, tmp_path):
+    asked, _ = made
+    for name, word in {"with": "YES", "without": "NO"}.items():
+        pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+        header_of(pixels, BurnedInAnnotation=word).save_as(tmp_path / f"{name}.dcm")
+    table, _, out = scored.write_scored(tmp_path, asked, tmp_path / "out")
+    notes = pd.read_csv(out / "scores.csv", keep_default_na=False).set_index("image")["note"]
+    assert notes.to_dict() == {"with.dcm": "text is burned in", "without.dcm": ""}
+    assert "text is burned in, which may name the patient: 1." in scored.summary(table, asked)
 
 
 def test_an_earlier_result_is_replaced_whole_and_nothing_else_is_touched(made, tmp_path):

@@ -173,10 +173,20 @@ def test_a_kill_between_digest_and_checkpoint_leaves_one_that_is_read(tmp_path, 
     assert load_checkpoint(file, method)["step"] == 2
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_list_that_leaves_a_file_out_is_not_believed(copy, name):
+    """Else a wrong letter in it would switch the check off."""
+    sums = copy / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(f"  {name}", f"  {name[:-1]}_"))
+    refused(read_all, copy / name)
+    sums.write_text("")
+    refused(read_all, copy / "config.json")
+
+
 def test_a_run_that_is_finished_again_leaves_no_digest_of_before(made, copy):
     """Killed while it writes its files anew, it goes on."""
     (copy / "metrics.json").unlink()
-    folder.begin_again(copy / "checkpoint.pt")
+    folder.begin_again(copy)
     for name in ("config.json", "watched.csv"):
         assert not folder.is_listed(copy / name)
     assert folder.is_listed(copy / "checkpoint.pt")

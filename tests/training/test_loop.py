@@ -1,4 +1,5 @@
 import copy
+import tempfile
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from files import full_disk
 from nblib.data.batches import HeldOut, Part
 from nblib.methods.method import Detection, Method, detect_all
 from nblib.training import encoded, loop
@@ -722,6 +724,15 @@ def test_encodings_that_do_not_fit_in_memory_lie_in_a_file_and_train_the_same(mo
     assert isinstance(encode_all(mapped, DATA.normal.images), np.memmap)
     assert train(mapped).equals(history)
     assert torch.equal(mapped.weight, plain.weight)
+
+
+def test_encodings_that_find_no_room_on_the_disk_are_said_before_any_is_made(monkeypatch):
+    """A mapped page without room would kill the process."""
+    method = Encoding()
+    monkeypatch.setattr(encoded, "IN_MEMORY", 0)
+    where = f"{tempfile.gettempdir()} cannot be written: File too large"
+    with pytest.raises(OSError, match=where), full_disk(1000):
+        encode_all(method, DATA.normal.images)
 
 
 def test_a_method_without_an_encoding_is_handed_the_images_themselves():

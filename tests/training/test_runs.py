@@ -315,7 +315,9 @@ def test_a_finished_run_with_arguments_of_before_is_taken_and_its_method_opens(
     again = run("sagan_rope", dataset, "smoke", **FAST | dict(width=8))
     assert again == finished and len(capsys.readouterr().err.splitlines()) == 1
     state = again.method().state_dict()
-    assert "without a digest" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "without a digest" in said
+    assert "attention_after, place_acts is unknown to this version" in said
     assert all(torch.equal(state[name], v) for name, v in finished.method().state_dict().items())
     with pytest.raises(RunError, match="another arguments"):
         run("sagan_rope", dataset, "smoke", **FAST | dict(width=8, lr=0.5))

@@ -111,6 +111,19 @@ def test_too_few_held_out_normals_give_no_decision(set_writer, tmp_path):
     assert table["percentile"].notna().all()
 
 
+def test_a_score_that_is_no_number_is_a_problem_of_its_image(run, tmp_path, monkeypatch):
+    run, dataset = run
+    files = [dataset.folder / "images" / name for name in dataset.test.names[:3]]
+    found = scoring.detect_all(run.method(), dataset.test[:3].images)
+    for wrong in (np.nan, np.inf):
+        odd = found._replace(scores={"distance": np.where([0, 1, 0], wrong, found.score)})
+        monkeypatch.setattr(scoring, "detect_all", lambda method, images, odd=odd: odd)
+        table = scoring.table(files, files[0].parent, run, scoring.seen(files, run))
+        assert table["problem"].tolist() == ["", scoring.NOT_FINITE, ""]
+        assert table["score"].isna().tolist() == [False, True, False]
+        assert table["decision"][1] == "" and np.isnan(table["percentile"][1])
+
+
 def test_names_that_are_no_unicode_and_files_without_an_image(run, tmp_path):
     run, _ = run
     Image.new("L", (64, 64)).save(os.fsencode(tmp_path) + b"/M\xfcller.png", "PNG")
