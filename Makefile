@@ -25,7 +25,7 @@ BATCH = --data "$$DATA" --budget "$$BUDGET" --seeds "$$SEEDS" --precision "$$PRE
 
 .PHONY: figures report ratios places perceptual test fuzz lab bench check-quick kills pictures simulate keep links strip
 
-# Every notebook, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
+# The notebooks, executed: make figures DATA=phantom,some/folder BUDGET=quick SEEDS=0,1,2
 figures: .venv/installed
 	@$(BIN)/python -m nblib batch all $(BATCH)
 

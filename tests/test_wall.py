@@ -108,6 +108,19 @@ def test_the_loop_and_all_methods_together_load_nothing_that_knows_labels():
     assert {f"nblib.methods.{stem}" for stem in of_the_catalogue} <= set(modules)
 
 
+ROOMS = ["data", "methods", "training", "figures", "results", "widgets"]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_lies_before_it(room):
+    later = {f"nblib.{name}" for name in ROOMS[ROOMS.index(room) + 1 :]}
+    for file in (PACKAGE / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                assert not later & {".".join(name.split(".")[:2]) for name in names}, file
+
+
 def test_what_a_method_imports_anywhere_in_its_text_lies_below_the_wall():
     assert [above(modules) for modules in loaded(*METHODS)] == [[]] * len(METHODS)
 

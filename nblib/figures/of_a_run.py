@@ -30,7 +30,6 @@ from nblib.figures.style import (
     styled,
 )
 from nblib.methods.method import Detection
-from nblib.results.features import Whitening
 from nblib.training.runs import Run
 
 
@@ -146,8 +145,11 @@ def scatter(points: np.ndarray, labels: np.ndarray, title: str) -> Figure:
 
 
 @styled
-def whitening(found: Whitening, title: str) -> Figure:
-    """Known normals and the mix along principal components, and held-out ones along directions."""
+def whitening(found, title: str) -> Figure:
+    """Known normals and the mix along principal components, and held-out ones along directions.
+
+    found: of one depth, a `Whitening` of `results.features`.
+    """
     figure, axes = blank(1, 1 + len(found.along), height=2.4)
     first, *others = axes[0]
     components = np.arange(1, len(found.deviation) + 1)

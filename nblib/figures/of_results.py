@@ -21,8 +21,7 @@ from nblib.figures.style import (
     show_map,
     styled,
 )
-from nblib.methods.catalogue import FAMILIES, entry, parts
-from nblib.results.questions import BAR
+from nblib.methods.catalogue import BAR, FAMILIES, entry, parts
 from nblib.training.runs import Run
 
 

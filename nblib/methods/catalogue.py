@@ -386,6 +386,9 @@ PRETRAINED = {"known normals": "pretrained_knn", "known normals + unlabeled": "p
 """What one would use without training anything, for each of the two kinds."""
 
 
+BAR = "pretrained_mean"
+"""What a GAN on features is to pass, and is added to: the features that our tables rank first."""
+
 RECOMMENDED = ("pretrained_mean", "pretrained_fisher", "pretrained_logistic")
 """What to begin with on images of one's own: what our tables rank first, and its two parts."""
 

@@ -9,8 +9,9 @@ import contextlib
 import pandas as pd
 
 from nblib.files import root, write_json, written_whole
+from nblib.methods.catalogue import BAR
 from nblib.results import placement, pooled, robustness, store, verdicts
-from nblib.results.questions import BAR, GAN_ADDS, GAN_ON_FEATURES, QUESTIONS, THESIS
+from nblib.results.questions import GAN_ADDS, GAN_ON_FEATURES, QUESTIONS, THESIS
 
 PIXELS = 8
 """How far the shifted images are shifted of which the answer speaks."""
@@ -86,7 +87,8 @@ def _on_features(tables: dict[str, pd.DataFrame], over: pd.DataFrame) -> str:
     many = sum(against == BAR for question in asked for _, against in question.pairs)
     twins = _pair(tables, over, "brainomaly_features", "patch_fisher")
     found = "; ".join(best) or "none has run"
-    return f"Of {many} GANs and sums the best against `{BAR}`: {found}.\n{twins}"
+    picked = "picked as the best, which no interval is corrected for"
+    return f"Of {many} GANs and sums the best against `{BAR}` ({picked}): {found}.\n{twins}"
 
 
 def _measured(row) -> str:
@@ -122,7 +124,7 @@ def _untold(asked: pd.DataFrame, average: pd.DataFrame) -> str:
     return (
         f"{said}.\nAn error of {several['patient_error'].median():.3f} comes from patients, of "
         f"{several['seed_error'].median():.3f} from seeds (medians), and for "
-        f"{several['never_equivalent'].sum()} no number of seeds could show equivalence."
+        f"{several['never_equivalent'].sum()} at least no number of seeds could show equivalence."
     )
 
 

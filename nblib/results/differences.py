@@ -3,7 +3,8 @@
 A difference has two sources of chance: which patients were tested (both methods saw the same, so
 their errors partly cancel) and which seeds were trained (of two methods they are no pairs). Their
 variances are added. Resampling three seeds instead would promise too much: such a 95 % interval
-misses the truth 19 % of the time.
+misses the truth 19 % of the time. Equal seeds of two methods hold out the same images, which of
+features makes their AUCs go together: there the error is rather too large.
 """
 
 from bisect import bisect_left
@@ -27,10 +28,11 @@ POWER = 0.8
 class Difference(NamedTuple):
     """AUC of one method minus that of another.
 
-    value: difference of the means over seeds. patient_variance: of that value over resampled
-    patients, for these very seeds; patient_floor: what would be left of it with any number of
-    seeds. seed_variances: of the mean over seeds, of each method. seeds: of each method. patients:
-    how many were tested. NaN where it takes two seeds of each method and there is one.
+    value: difference of the means over seeds. patient_variance: of that value over patients, for
+    these very seeds; patient_floor: what would be left of it with any number of seeds, 0 where
+    these seeds do not tell. seed_variances: of the mean over seeds, of each method. seeds: of each
+    method. patients: how many were tested. NaN where it takes two seeds of each method and there
+    is one.
     """
 
     value: float
@@ -89,41 +91,88 @@ def _critical(tail: float, patient_variance, seed_variances, seeds: tuple[int, i
 
 
 def difference(
-    labels: np.ndarray, patients: np.ndarray, one: np.ndarray, other: np.ndarray,
-    resamples: int = metrics.RESAMPLES,
-) -> Difference:  # fmt: skip
+    labels: np.ndarray, patients: np.ndarray, one: np.ndarray, other: np.ndarray
+) -> Difference:
     """The difference of AUC of two methods, from the scores (seeds, n) of the same n images."""
-    weights = metrics.patient_weights(labels, patients, resamples)
-    resampled = [[metrics.weighted_auc_ap(labels, s, weights)[0] for s in m] for m in (one, other)]
-    aucs = [[metrics.auc(labels, of_seed) for of_seed in method] for method in (one, other)]
-    return combined(aucs, resampled, len(np.unique(patients)))
+    return between(*(placements(labels, patients, scores) for scores in (one, other)))
 
 
-def combined(aucs, resampled, patients: int) -> Difference:
-    """As `difference`, of each method from AUCs (seeds,) and resampled ones (seeds, resamples)."""
-    over_patients = np.mean(resampled[0], 0) - np.mean(resampled[1], 0)
+class Placements(NamedTuple):
+    """What each patient of a test part does to the AUC of some scores of it.
+
+    area: AUC (k,). abnormal, normal: (k, patients), how far the placement values of a patient's
+    images of that kind lie from their mean, summed, over the number of such images of all patients.
+    patients: with abnormal images, with normal ones, and all.
+    """
+
+    area: np.ndarray
+    abnormal: np.ndarray
+    normal: np.ndarray
+    patients: tuple[int, int, int]
+
+
+def placements(labels: np.ndarray, patients: np.ndarray, scores: np.ndarray) -> Placements:
+    """`Placements` of the scores (k, n) of n images."""
+    ids, patient = np.unique(patients, return_inverse=True)
+    normal, abnormal = labels == 0, labels == 1
+    areas, of_kind = [], ([], [])
+    for of in scores:
+        # A placement value is a percentile among the images of the other kind.
+        among_normal = metrics.percentile(of, of[normal]) / 100
+        among_abnormal = metrics.percentile(of, of[abnormal]) / 100
+        placed = np.where(abnormal, among_normal, 1 - among_abnormal)
+        areas.append(placed[abnormal].mean())
+        for found, own in zip(of_kind, (abnormal, normal), strict=True):
+            found.append(np.bincount(patient, (placed - areas[-1]) * own / own.sum()))
+    counts = *(len(np.unique(patient[own])) for own in (abnormal, normal)), len(ids)
+    return Placements(np.array(areas), *map(np.array, of_kind), counts)
+
+
+def between(one: Placements, other: Placements) -> Difference:
+    """As `difference`, of two methods from the placements of their scores."""
+    x = one.abnormal.mean(0) - other.abnormal.mean(0)
+    y = one.normal.mean(0) - other.normal.mean(0)
+    areas = one.area, other.area
     return Difference(
-        float(np.mean(aucs[0]) - np.mean(aucs[1])),
-        float(np.var(over_patients, ddof=1)),
-        _between_seeds(*resampled),
-        tuple(float(np.var(a, ddof=1) / len(a)) if len(a) > 1 else np.nan for a in aucs),
-        tuple(map(len, aucs)),
-        patients,
+        float(one.area.mean() - other.area.mean()),
+        float(np.maximum(_covariance(x[None], y[None], one.patients), 0).item()),
+        _between_seeds(one, other),
+        tuple(float(np.var(a, ddof=1) / len(a)) if len(a) > 1 else np.nan for a in areas),
+        (len(one.area), len(other.area)),
+        one.patients[-1],
     )
 
 
-def _between_seeds(one, other) -> float:
+def _covariance(
+    abnormal: np.ndarray, normal: np.ndarray, patients: tuple[int, int, int]
+) -> np.ndarray:
+    """Covariances over patients (k, k) of AUCs, or of their sums, by what is in `Placements`.
+
+    Obuchowski (1997, eq. 6 to 9): DeLong et al. (1988) where patients have several images. NaN
+    where the images of a kind are of one patient.
+    """
+    ill, well, every = patients
+    if min(ill, well) < 2:
+        return np.full((len(abnormal), len(abnormal)), np.nan)
+    across = every / (every - 1) * abnormal @ normal.T
+    found = ill / (ill - 1) * abnormal @ abnormal.T + well / (well - 1) * normal @ normal.T
+    return found + across + across.T
+
+
+def _between_seeds(one: Placements, other: Placements) -> float:
     """The patient variance without what one seed does to a patient, and another does not.
 
-    From covariances of resampled AUCs between different seeds only.
+    From covariances between different seeds only. 0 where what these leave is negative, as it may
+    be by chance: then they do not tell.
     """
-    k, m = len(one), len(other)
+    k, m = len(one.area), len(other.area)
     if min(k, m) < 2:
         return np.nan
-    covariance = np.cov(np.concatenate([one, other]))
+    x, y = np.append(one.abnormal, other.abnormal, 0), np.append(one.normal, other.normal, 0)
+    covariance = _covariance(x, y, one.patients)
     own, others, across = covariance[:k, :k], covariance[k:, k:], covariance[:k, k:]
     different = [(c.sum() - c.trace()) / (len(c) * (len(c) - 1)) for c in (own, others)]
-    return float(max(0.0, sum(different) - 2 * across.mean()))
+    return float(np.maximum(sum(different) - 2 * across.mean(), 0))
 
 
 def delong(
@@ -131,36 +180,15 @@ def delong(
 ) -> tuple[float, float, float]:
     """Difference of AUC of two scores (n,) of the same images, its standard error, and p.
 
-    DeLong et al. (1988) in the form for clustered data of Obuchowski (1997, eq. 6 to 9): the
-    placement values of a patient's images are summed. With one image a patient it is DeLong's own.
-    Says nothing about seeds: of two methods it compares two trained networks. NaN for error and p
-    where the images of a kind are of one patient.
+    The test of DeLong et al. (1988) in the form for clustered data, see `_covariance`: of
+    `difference` with one seed each. Says nothing about seeds: of two methods it compares two
+    trained networks. NaN for error and p where the images of a kind are of one patient.
     """
-    ids, patient = np.unique(patients, return_inverse=True)
-    normal, abnormal = labels == 0, labels == 1
-    n0, n1 = int(normal.sum()), int(abnormal.sum())
-    ill, well = len(np.unique(patient[abnormal])), len(np.unique(patient[normal]))
-    # Of each patient: how far its images' placement values lie from the mean, summed; x: abnormal.
-    deviations = []
-    for scores in (one, other):
-        # A placement value is a percentile among the images of the other kind.
-        among_normal = metrics.percentile(scores, scores[normal]) / 100
-        among_abnormal = metrics.percentile(scores, scores[abnormal]) / 100
-        placed = np.where(abnormal, among_normal, 1 - among_abnormal)
-        area = placed[abnormal].mean()
-        far = placed - area
-        x = np.bincount(patient, far * abnormal, len(ids))
-        y = np.bincount(patient, far * normal, len(ids))
-        deviations.append((area, x, y))
-    (a, x_a, y_a), (b, x_b, y_b) = deviations
-    x, y = x_a - x_b, y_a - y_b
-    if min(ill, well) < 2:
-        return float(a - b), np.nan, np.nan
-    variance = ill / (ill - 1) * (x @ x) / n1**2 + well / (well - 1) * (y @ y) / n0**2
-    variance += 2 * len(ids) / (len(ids) - 1) * (x @ y) / (n0 * n1)
-    error = float(np.sqrt(max(variance, 0)))
-    p = float(2 * stats.norm.sf(abs(a - b) / error)) if error else float(a == b)
-    return float(a - b), error, p
+    found = difference(labels, patients, one[None], other[None])
+    error = float(np.sqrt(found.patient_variance))
+    if not error:
+        return found.value, error, float(found.value == 0)
+    return found.value, error, float(2 * stats.norm.sf(abs(found.value) / error))
 
 
 def holm(p: np.ndarray, family: int) -> np.ndarray:
@@ -200,13 +228,17 @@ def needed(found: Difference, tests: int = 1, margin: float = MARGIN) -> Needed 
 
     Either the measured difference is shown to be one, as the hardest of `tests` in a family, or to
     lie within the margin: what takes less. Variances are taken to fall with 1 / patients and, but
-    for `patient_floor`, with 1 / seeds.
+    for `patient_floor`, with 1 / seeds; where that is not known, all of the patients' stays.
     """
     if np.isnan(found.error):
         return None
+    if not found.patient_floor:
+        found = found._replace(patient_floor=found.patient_variance)
 
     def power(patients: float, seeds: int) -> tuple[float, float]:
-        return _power(found, patients, seeds, tests, margin)
+        """With as many seeds of each method, or those that there are already."""
+        of_each = tuple(max(seeds, k) for k in found.seeds)
+        return _power(found, patients, of_each, tests, margin)
 
     n, own = found.patients, min(found.seeds)
     patients = None
@@ -226,25 +258,28 @@ def needed(found: Difference, tests: int = 1, margin: float = MARGIN) -> Needed 
     return Needed(patients, seeds, both, shows)
 
 
-def _power(found: Difference, patients: float, seeds: int, tests: int, margin: float):
+def _power(
+    found: Difference, patients: float, seeds: tuple[int, int], tests: int, margin: float
+) -> tuple[float, float]:
     """The power to show a difference, and equivalence, with other numbers of patients and seeds.
 
     Over a grid of what the variances of the seeds may be measured as: chi-square each.
     """
-    k = np.mean(found.seeds)
-    of_seed = max(0.0, found.patient_variance - found.patient_floor) * k / seeds
+    now, then = (np.divide(1, of_each) for of_each in (found.seeds, seeds))
+    of_seed = max(0.0, found.patient_variance - found.patient_floor) * then.sum() / now.sum()
     of_patients = (found.patient_floor + of_seed) * found.patients / patients
     of_seeds = np.multiply(found.seed_variances, found.seeds) / seeds
     true = np.sqrt(of_patients + of_seeds.sum())
     if true == 0:
         return float(found.value != 0), float(abs(found.value) < margin)
-    factors = chdtri(seeds - 1, (np.arange(GRID) + 0.5) / GRID) / (seeds - 1)
-    measured = [v.ravel() for v in np.meshgrid(*np.outer(of_seeds, factors))]
+    free, at = np.subtract(seeds, 1)[:, None], (np.arange(GRID) + 0.5) / GRID
+    measured = np.meshgrid(*(of_seeds[:, None] * chdtri(free, at) / free))
+    measured = [of_each.ravel() for of_each in measured]
     error = np.sqrt(of_patients + sum(measured))
 
     def half(tail: float) -> np.ndarray:
         """Half the width of the interval."""
-        return _critical(tail, of_patients, measured, (seeds, seeds)) * error
+        return _critical(tail, of_patients, measured, seeds) * error
 
     size, wide, narrow = abs(found.value), half(LEVEL / tests / 2), half(LEVEL)
     room = np.maximum(margin - narrow, 0)

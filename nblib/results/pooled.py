@@ -28,13 +28,14 @@ class Pooled(NamedTuple):
     """The mean over sets of a difference of AUC.
 
     value; error: Hartung and Knapp's, or the plain one if larger; between: deviation of the true
-    difference between sets; sets: how many.
+    difference between sets; sets: how many; weights: of each set in the mean, their sum is 1.
     """
 
     value: float
     error: float
     between: float
     sets: int
+    weights: tuple[float, ...]
 
     @property
     def p(self) -> float:
@@ -72,7 +73,8 @@ def pool(differences: np.ndarray, errors: np.ndarray) -> Pooled:
         )
     between = np.sqrt(max(0.0, found.tau2))
     error = float(max(found.sd_eff_w_re_hksj, found.sd_eff_w_re))
-    return Pooled(float(found.mean_effect_re), error, float(between), len(differences))
+    weights = tuple(map(float, found.weights_rel_re))
+    return Pooled(float(found.mean_effect_re), error, float(between), len(differences), weights)
 
 
 def results_by_set(budget: str) -> dict[str, list[Result]]:
@@ -88,9 +90,9 @@ def over_sets(answers: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Every pair that was tested on each of several sets, a row each; empty with fewer than two.
 
     answers: `verdicts.answers` of each set. In the table difference_<set>, error_<set>: of each;
-    difference, low, high (95 %), between, p, p_holm
-    (over all pairs of the family), answer: 'differs' or 'cannot tell', needed: how many sets would
-    tell, NaN where 1,000 would not.
+    difference, low, high (95 %), between, largest and its weight: the set that counts most in the
+    mean, p, p_holm (over all pairs of the family), answer: 'differs' or 'cannot tell', needed: how
+    many sets would tell, NaN where 1,000 would not.
     """
     if len(answers) < 2:
         return pd.DataFrame()
@@ -111,6 +113,8 @@ def over_sets(answers: dict[str, pd.DataFrame]) -> pd.DataFrame:
     table["difference"] = [found.value for found in pooled]
     table[["low", "high"]] = [found.interval() for found in pooled]
     table["between"] = [found.between for found in pooled]
+    table["largest"] = [list(answers)[int(np.argmax(found.weights))] for found in pooled]
+    table["weight"] = [max(found.weights) for found in pooled]
     table["p"] = [found.p for found in pooled]
     adjusted = table.groupby("family")["p"]
     table["p_holm"] = adjusted.transform(lambda p: holm(p.to_numpy(), family[p.name]))
@@ -145,6 +149,17 @@ def over_sets_in_words(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _power(sets: int) -> str:
+    """What so many sets could tell in made-up experiments, in a sentence; '' if none were made."""
+    made = pd.read_csv(store.PROJECT / "data" / "simulated" / "pooled.csv").query("sets == @sets")
+    if made.empty:
+        return ""
+    return (
+        f"In made-up experiments {sets} sets told a true difference of 0.05 in at most "
+        f"{made['power for 0.05'].max():.0%} of the families."
+    )
+
+
 def write_pooled(budget: str) -> tuple[pd.DataFrame, list[str]]:
     """`over_sets` as `figures/pooled/<budget>/pooled`; what is printed, and it in words."""
     results = results_by_set(budget)
@@ -159,6 +174,7 @@ def write_pooled(budget: str) -> tuple[pd.DataFrame, list[str]]:
                 f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
                 for row in table.itertuples()
             ],
+            "largest weight": table["largest"] + table["weight"].map(" {:.2f}".format),
             "deviation between sets": table["between"].map("{:.3f}".format),
             "p": table["p"].map("{:.2g}".format),
             "p, Holm": table["p_holm"].map("{:.2g}".format),
@@ -168,12 +184,16 @@ def write_pooled(budget: str) -> tuple[pd.DataFrame, list[str]]:
     family = pairs_of(next(iter(results)))
     counts = ", ".join(f"{n} in '{name}'" for name, n in family.items())
     words = (
-        f"Sets {', '.join(results)}, budget {budget}: difference of AUC of the means over the "
-        "seeds, on each and on average. Random effects, Hartung and Knapp's 95 % interval (never "
-        f"narrower than the plain one) with {len(results) - 1} degrees of freedom; p by Holm over "
-        f"all pairs of a family ({counts}), tested on every set or not."
+        f"Sets {', '.join(results)}, budget {budget}: difference of the mean AUC over seeds, on "
+        "each and on average. The average is weighted by 1 / (error² + deviation between sets²): "
+        "where one set has nearly all the weight, it is nearly that set's. Random effects, Hartung "
+        "and Knapp's 95 % interval (never narrower than the plain one) with "
+        f"{len(results) - 1} degrees of freedom; p by Holm over all pairs of a family ({counts}), "
+        f"tested on every set or not. Equivalence is not tested over sets. {_power(len(results))}"
     )
     every = [result for of_set in results.values() for result in of_set]
+    for name, of_set in results.items():
+        words += "".join(f" {name}: {said}" for said in write.precision_words(of_set))
     lines = over_sets_in_words(table)
     stem = root() / "figures" / "pooled" / budget / "pooled"
     write.save_files(stem, table, printed, words, every, "\n\n".join(lines))

@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import NamedTuple
 
+from nblib.methods.catalogue import BAR
+
 
 class Question(NamedTuple):
     """A question, the pairs of methods that answer it, and the family that Holm corrects over.
@@ -26,9 +28,6 @@ THESIS = "the thesis' question"
 GAN_ON_FEATURES = "GANs on features"
 
 GAN_ADDS = "what a GAN adds to features"
-
-BAR = "pretrained_mean"
-"""What a GAN is added to: the features that our tables rank first."""
 
 ADDED = {
     "brainomaly_features": "patch_fisher",

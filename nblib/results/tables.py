@@ -37,28 +37,35 @@ class Resampled(NamedTuple):
     ap: np.ndarray
 
 
+def by_method(
+    results: list[Result],
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Labels and patients of the test images (n,), and each method's scores of them (seeds, n).
+
+    Raises ValueError where results differ in set, budget or images.
+    """
+    one_set(results, "data")
+    test = results[0].test
+    scores: dict[str, list[np.ndarray]] = {}
+    for result in results:
+        scores.setdefault(result.config["method"], []).append(result.test["score"].to_numpy())
+    methods = {method: np.array(of_seeds) for method, of_seeds in scores.items()}
+    return test["label"].to_numpy(int), test["patient"].to_numpy(str), methods
+
+
 def resampled(
-    results: list[Result], resamples: int = metrics.RESAMPLES
+    results: list[Result],
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Resampled]]:
     """Labels and patients of the test images (n,), and `Resampled` of each method.
 
     All runs scored the same images: their patients are resampled once, for every method; and once
-    for all notebooks, since it is remembered in data/cache (but for another number of resamples,
-    as simulations have). Raises ValueError where results differ in set, budget or images.
+    for all notebooks, since it is remembered in data/cache. Raises as `by_method`.
     """
-    one_set(results, "data")
-    test = results[0].test
-    labels, patients = test["label"].to_numpy(int), test["patient"].to_numpy(str)
-    scores = np.array([result.test["score"].to_numpy() for result in results])
-    cache = root() / "data" / "cache" / "resampled" if resamples == metrics.RESAMPLES else None
-    memory = Memory(cache, verbose=0)
-    areas, aucs, aps = memory.cache(_resampled)(labels, patients, scores, resamples)
+    labels, patients, scores = by_method(results)
+    memory = Memory(root() / "data" / "cache" / "resampled", verbose=0)
+    drawn = memory.cache(_resampled)
+    methods = {name: Resampled(of, *drawn(labels, patients, of)) for name, of in scores.items()}
     memory.reduce_size(CACHE_BYTES)
-    methods = {}
-    names = np.array([result.config["method"] for result in results])
-    for method in dict.fromkeys(names):
-        own = names == method
-        methods[method] = Resampled(scores[own], areas[own], aucs[own], aps[own])
     return labels, patients, methods
 
 
@@ -66,9 +73,9 @@ CACHE_BYTES = 2 * 10**8
 """What remembered resamples may take on the disk; those of a hundred runs are 3 MB."""
 
 
-def _resampled(labels: np.ndarray, patients: np.ndarray, scores: np.ndarray, resamples: int):
+def _resampled(labels: np.ndarray, patients: np.ndarray, scores: np.ndarray):
     """AUC (runs,); AUC and AP of resampled patients (runs, resamples), of the scores (runs, n)."""
-    weights = metrics.patient_weights(labels, patients, resamples)
+    weights = metrics.patient_weights(labels, patients)
     areas = np.array([metrics.auc(labels, values) for values in scores])
     pairs = [metrics.weighted_auc_ap(labels, values, weights) for values in scores]
     return areas, *map(np.array, zip(*pairs, strict=True))

@@ -5,7 +5,6 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 
-from nblib import metrics
 from nblib.methods.catalogue import parts
 from nblib.results import store, tables, write
 from nblib.results.differences import (
@@ -14,11 +13,12 @@ from nblib.results.differences import (
     MARGIN,
     Difference,
     Needed,
-    combined,
+    between,
     delong,
     holm,
     needed,
     never_equivalent,
+    placements,
 )
 from nblib.results.questions import KNOWN, asked_of, pairs_of
 from nblib.results.store import Result
@@ -41,9 +41,7 @@ def verdict(found: Difference, adjusted_p: float, margin: float = MARGIN) -> str
     return EQUIVALENT if inside else CANNOT_TELL
 
 
-def answers(
-    results: list[Result], margin: float = MARGIN, resamples: int = metrics.RESAMPLES
-) -> pd.DataFrame:
+def answers(results: list[Result], margin: float = MARGIN) -> pd.DataFrame:
     """Every pair that is asked of a set and of which both methods have run, a row each.
 
     difference: AUC of `method` minus that of `against`, with its 95 % interval (low, high), the
@@ -57,23 +55,23 @@ def answers(
     data = results[0].config["set"]
     pairs = [pair for question in asked_of(data) for pair in question.pairs]
     results = [*results, *sums(results, chain(*pairs))]
-    labels, patients, methods = tables.resampled(results, resamples)
+    labels, patients, scores = tables.by_method(results)
+    placed = {name: placements(labels, patients, of) for name, of in scores.items()}
     precision_of = {
         name: store.precisions([r for r in results if r.config["method"] == name])
-        for name in methods
+        for name in scores
     }
-    rows, differences, tested = [], [], len(np.unique(patients))
+    rows, differences = [], []
     for question in asked_of(data):
         for pair in question.pairs:
-            if not set(pair) <= set(methods):
+            if not set(pair) <= set(scores):
                 continue
-            one, other = (methods[name] for name in pair)
-            found = combined((one.area, other.area), (one.auc, other.auc), tested)
+            found = between(*(placed[name] for name in pair))
             own, others = (precision_of[name] for name in pair)
             comparable = not own or not others or len({*own, *others}) == 1
             if not comparable:
-                found = found._replace(seed_variances=(np.nan, np.nan))
-            one_run = delong(labels, patients, one.scores[0], other.scores[0])
+                found = found._replace(seed_variances=(np.nan, np.nan), patient_floor=np.nan)
+            one_run = delong(labels, patients, *(scores[name][0] for name in pair))
             low, high = found.interval()
             low_90, high_90 = found.interval(0.9)
             differences.append(found)
@@ -143,8 +141,8 @@ def sentences(table: pd.DataFrame) -> list[str]:
     never, several, lines = int(table["never_equivalent"].sum()), int(table["low"].count()), []
     if never:
         lines.append(
-            f"{table['patients'].iloc[0]} patients are too few to show equivalence for {never} of "
-            f"the {several} pairs with several seeds, even with any number of them."
+            f"{table['patients'].iloc[0]} patients are too few to show equivalence for {never} at "
+            f"least of the {several} pairs with several seeds, even with any number of them."
         )
     for question, rows in table.groupby("question", sort=False):
         lines.append(f"**{question}**")
@@ -159,7 +157,12 @@ def _sentence(row) -> str:
             f"{pair.format('against')}: not tested, since the one was trained in "
             f"{row.precision}, the other in {row.precision_against}."
         )
-    if row.low != row.low:  # one seed
+    if row.low != row.low and min(row.seeds, row.seeds_against) > 1:
+        return (
+            f"{pair.format('against')}: cannot tell, since all normal or all abnormal images are "
+            "of one patient."
+        )
+    if row.low != row.low:
         return (
             f"{pair.format('against')}: cannot tell from one seed ({row.one_run:+.3f} AUC between "
             f"the first runs of both, whose p alone is {row.one_run_p:.2g}). Needed: {row.needed}."
@@ -181,9 +184,17 @@ def _sentence(row) -> str:
 
 def at_most(row) -> str:
     """The largest differences that an interval from `low` to `high` leaves, in a sentence."""
-    most = [f"better by at most {row.high:.3f}"] * (row.high > 0)
-    most += [f"worse by at most {-row.low:.3f}"] * (row.low < 0)
-    return f"It is {' or '.join(most)}."
+    sides = {"better": row.high, "worse": -row.low}
+    most = [
+        f"if it is {how}, then by at most {_upwards(end)}" for how, end in sides.items() if end > 0
+    ]
+    alone = " (its interval alone leaves 0 out, but it was not asked alone)" * (len(most) == 1)
+    return f"{'; '.join(most).capitalize()}{alone}."
+
+
+def _upwards(value: float) -> str:
+    """A bound with three digits, which is not below it."""
+    return f"{max(0, np.ceil(1000 * value - 1e-6)) / 1000:.3f}"
 
 
 def summary(table: pd.DataFrame) -> list[str]:
@@ -197,7 +208,7 @@ def told(rows: pd.DataFrame) -> str:
     said = []
     keys = [rows["against"], rows.apply(word, axis=1)]
     for (against, said_of), of in rows.groupby(keys, sort=False):
-        by = said_of in ("better", "worse")
+        by = said_of.startswith(("better", "worse"))
         names = [f"`{row.method}`" + f" ({row.difference:+.3f})" * by for row in of.itertuples()]
         be = "is" if len(of) == 1 else "are"
         said.append(f"{_listed(names)} {IS[said_of].format(be=be, control=f'`{against}`')}")
@@ -207,6 +218,8 @@ def told(rows: pd.DataFrame) -> str:
 IS = {
     "better": "{be} better than {control}",
     "worse": "{be} worse than {control}",
+    "better within the margin": "{be} better than {control}, by less than the margin",
+    "worse within the margin": "{be} worse than {control}, by less than the margin",
     EQUIVALENT: "{be} equivalent to {control}",
     CANNOT_TELL: "cannot be told from {control}",
     NOT_TESTED: "{be} not tested against {control}",
@@ -218,7 +231,8 @@ IS = {
 def word(row) -> str:
     """An answer in a word or two, a key of `IS`."""
     if row.answer in (DIFFERS, WITHIN):
-        return "better" if row.difference > 0 else "worse"
+        side = "better" if row.difference > 0 else "worse"
+        return side + " within the margin" * (row.answer == WITHIN)
     return "one seed" if row.answer == CANNOT_TELL and row.low != row.low else row.answer
 
 
@@ -229,14 +243,14 @@ def _listed(names: list[str]) -> str:
 def counted(rows: pd.DataFrame) -> str:
     """What is told by name, of how many nothing can be told, and the most that this leaves."""
     words = rows.apply(word, axis=1)
-    clear = words.isin(["better", "worse", EQUIVALENT])
+    clear = ~words.isin([CANNOT_TELL, NOT_TESTED, "one seed"])
     left = rows[words == CANNOT_TELL]
     said = [told(rows[clear])] if clear.any() else []
     if len(left):
         better, worse = max(0.0, left["high"].max()), max(0.0, -left["low"].min())
         said.append(
-            f"{len(left)} of {len(rows)} cannot be told (at most {better:.3f} better or "
-            f"{worse:.3f} worse)"
+            f"{len(left)} of {len(rows)} cannot be told (at most {_upwards(better)} better or "
+            f"{_upwards(worse)} worse)"
         )
     for few, how in {NOT_TESTED: "not tested", "one seed": "with one seed"}.items():
         if n := (words == few).sum():
@@ -275,15 +289,19 @@ def legend(table: pd.DataFrame, config: dict, margin: float = MARGIN) -> str:
     pairs = pairs_of(config["set"])
     counts = ", ".join(f"{pairs[name]} in '{name}', {n} tested" for name, n in done.items())
     words = [
-        f"Set {config['set']}, budget {config['budget']}. Difference of AUC of the means over the "
-        "seeds, 95 % interval from the error of patients (resampled, the same for both methods) "
-        "and that of seeds (their variance; Cochran and Cox).",
+        f"Set {config['set']}, budget {config['budget']}. Difference of the mean AUC over seeds, "
+        "95 % interval from the error of patients (the same for both methods; clustered DeLong, "
+        "mean over seeds) and that of seeds (their variance; Cochran and Cox). Equal seeds of two "
+        "methods, which hold out the same images, are not taken for pairs: of features the error "
+        "is rather too large.",
         f"p by Holm over all listed pairs of a family ({counts}); intervals, and equivalence "
         f"(within a margin of {margin:g}), pair by pair, are not corrected.",
         "Known when a family was written down: "
         + "; ".join(f"of '{name}' {KNOWN[name]}" for name in done.index)
         + ".",
-        "What would be needed holds if the true difference is the measured one.",
+        "What would be needed holds if the true difference is the measured one; what more seeds "
+        "leave of the patients' error is itself estimated from these seeds, and taken to be all of "
+        "it where they do not tell.",
         "p, one run: clustered DeLong between the first seeds of both, which says nothing of "
         "other seeds.",
     ]

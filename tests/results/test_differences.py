@@ -73,12 +73,12 @@ def test_where_patients_add_nothing_equal_seeds_are_students_t_with_one_degree_l
 def test_a_difference_is_that_of_the_means_and_its_errors_those_of_its_parts():
     random = np.random.default_rng(3)
     labels, patients, one, other = experiment(random, 80, shift=0.3)
-    found = differences.difference(labels, patients, one, other, 1000)
+    found = differences.difference(labels, patients, one, other)
     areas = [[metrics.auc(labels, s) for s in m] for m in (one, other)]
     assert np.isclose(found.value, np.mean(areas[0]) - np.mean(areas[1]))
     assert np.allclose(found.seed_variances, [np.var(a, ddof=1) / 3 for a in areas])
     assert found.seeds == (3, 3) and found.patients == 80
-    turned = differences.difference(labels, patients, other, one, 1000)
+    turned = differences.difference(labels, patients, other, one)
     assert np.isclose(turned.value, -found.value) and np.isclose(turned.p, found.p)
     # Independently: the patients resampled one by one, the difference taken anew.
     ids = np.unique(patients)
@@ -96,7 +96,7 @@ def test_a_difference_is_that_of_the_means_and_its_errors_those_of_its_parts():
 
 def test_the_same_scores_do_not_differ():
     labels, patients, one, _ = experiment(np.random.default_rng(4), 40)
-    found = differences.difference(labels, patients, one[:1].repeat(2, 0), one[:1].repeat(2, 0), 50)
+    found = differences.difference(labels, patients, one[:1].repeat(2, 0), one[:1].repeat(2, 0))
     assert found.value == found.error == 0 and found.p == 1
     assert verdict(found, found.p) == EQUIVALENT
     assert differences.delong(labels, patients, one[0], one[0]) == (0, 0, 1)
@@ -146,7 +146,7 @@ def test_clustered_delong_agrees_with_resampled_patients_and_the_plain_one_does_
     random = np.random.default_rng(8)
     labels, patients, one, other = experiment(random, 300, seeds=1, views=8)
     other[0] -= 2 * OWN * random.standard_normal(300)[patients.astype(int)]
-    found = differences.difference(labels, patients, one, other, 1000)
+    found = differences.difference(labels, patients, one, other)
     clustered = differences.delong(labels, patients, one[0], other[0])[1]
     plain = differences.delong(labels, np.arange(len(labels)), one[0], other[0])[1]
     assert np.isclose(clustered, np.sqrt(found.patient_variance), rtol=0.1)
@@ -189,7 +189,8 @@ def test_what_is_needed_would_tell_in_80_percent_of_the_cases(
         # 80 %, or more where one seed fewer is too few; three standard deviations of a share.
         assert 0.8 - 3 * np.sqrt(0.16 / 800) < np.mean(told) < 0.995, (patients, seeds)
         # And with fewer of both it would not.
-        fewer = differences._power(found, 0.8 * patients, max(2, round(0.7 * seeds)), tests, margin)
+        of_each = (max(2, round(0.7 * seeds)),) * 2
+        fewer = differences._power(found, 0.8 * patients, of_each, tests, margin)
         assert max(fewer) < 0.8
 
 
@@ -200,6 +201,20 @@ def test_two_seeds_are_never_advised_nor_patients_with_two():
         assert missing.patients is None
         assert missing.seeds is None or missing.seeds >= 3
         assert missing.both is None or missing.both[1] >= 3
+
+
+def test_where_it_is_not_known_what_seeds_leave_all_of_the_patients_error_is_taken_to_stay():
+    found = Difference(0.03, 0.01**2, 0.0, (0.006**2,) * 2, (3, 3), 100)
+    stays = found._replace(patient_floor=found.patient_variance)
+    assert differences.needed(found) == differences.needed(stays)
+    known = differences.needed(found._replace(patient_floor=0.001**2))
+    assert 3 < known.seeds < differences.needed(found).seeds
+
+
+def test_what_is_needed_with_these_seeds_counts_those_of_each_method():
+    few = Difference(0.03, 0.01**2, 0.01**2, (0.002**2, 0.002**2), (3, 3), 100)
+    more = Difference(0.03, 0.01**2, 0.01**2, (0.002**2, 0.002**2 * 3 / 8), (3, 8), 100)
+    assert differences.needed(more).patients < differences.needed(few).patients
 
 
 def test_what_no_number_could_show_says_so():
@@ -222,8 +237,8 @@ def test_patients_too_few_for_any_number_of_seeds_are_told_from_those_that_are_n
 def test_the_patient_floor_is_what_many_seeds_leave_of_the_patient_variance():
     random = np.random.default_rng(12)
     labels, patients, one, other = experiment(random, 150, seeds=30, seed_noise=0.0)
-    whole = differences.difference(labels, patients, one, other, 400)
-    few = differences.difference(labels, patients, one[:2], other[:2], 400)
+    whole = differences.difference(labels, patients, one, other)
+    few = differences.difference(labels, patients, one[:2], other[:2])
     assert few.patient_floor < 0.8 * few.patient_variance
     assert np.isclose(few.patient_floor, whole.patient_variance, rtol=0.35)
     assert np.isclose(whole.patient_floor, whole.patient_variance, rtol=0.1)
@@ -232,7 +247,7 @@ def test_the_patient_floor_is_what_many_seeds_leave_of_the_patient_variance():
 def test_a_difference_without_any_error_is_no_proof():
     labels, patients = np.array([0, 0, 1, 1]), np.array(list("abcd"))
     perfect, constant = np.tile([0.0, 0.0, 1.0, 1.0], (2, 1)), np.zeros((2, 4))
-    found = differences.difference(labels, patients, perfect, constant, 50)
+    found = differences.difference(labels, patients, perfect, constant)
     assert found.value == 0.5 and found.error == 0
     assert np.isnan(found.p) and verdict(found, found.p) == CANNOT_TELL
     one_patient = np.array(list("abcc"))

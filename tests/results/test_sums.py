@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import zscore
 
-from nblib.methods.catalogue import parts
+from nblib.methods.catalogue import BAR, parts
 from nblib.results import questions, store, verdicts
 from nblib.results.store import Result
 from nblib.results.sums import standardised, sums
@@ -54,16 +54,16 @@ def test_only_seeds_of_both_are_summed_and_only_what_is_asked():
 
 
 def test_verdicts_ask_whether_a_gan_adds_and_whether_something_simple_adds_as_much():
-    methods = [questions.BAR, *questions.ADDED, *questions.ADDED.values()]
+    methods = [BAR, *questions.ADDED, *questions.ADDED.values()]
     results = []
     for name in dict.fromkeys(methods):
         precision, signal = "fp32" * (name in questions.ADDED), 9.0 * (name == "sagan")
         results += [result(name, seed, precision, signal=signal) for seed in range(6)]
-    table = verdicts.answers(results, resamples=50).query("family == @questions.GAN_ADDS")
+    table = verdicts.answers(results).query("family == @questions.GAN_ADDS")
     assert len(table) == 2 * len(questions.ADDED) == questions.pairs_of("x")[questions.GAN_ADDS]
-    first = table[table["against"] == questions.BAR].set_index("method")
+    first = table[table["against"] == BAR].set_index("method")
     assert first["difference"].idxmax() == questions.with_features("sagan")
     assert first.loc["pretrained_mean+sagan", "answer"] == verdicts.DIFFERS
-    for row in table[table["against"] != questions.BAR].itertuples():
+    for row in table[table["against"] != BAR].itertuples():
         gan, control = parts(row.method)[1], parts(row.against)[1]
         assert questions.ADDED[gan] == control

@@ -1,6 +1,6 @@
 """How often the verdict says that two equal methods differ, over test sets, seeds and spreads.
 
-    python tests/simulations/false_alarms.py [--times 200] [--resamples 200]
+    python tests/simulations/false_alarms.py [--times 200]
 
 Made-up results of all methods that the family "the thesis' question" compares go through
 `verdicts.answers`, as runs do: patients with one to three images each, seeds whose AUC varies, and
@@ -11,6 +11,7 @@ equivalent. Writes data/simulated/false_alarms.csv.
 """
 
 import argparse
+import gc
 import itertools
 from pathlib import Path
 
@@ -78,30 +79,33 @@ def results(test, seeds, spread):
     return made
 
 
-def has_false_alarm(seed, images, seeds, spread, resamples):
+def has_false_alarm(seed, images, seeds, spread):
     """Whether any of the family's answers is that two methods differ; and the patients' error."""
     test = TestSet(np.random.default_rng(seed), images)
-    table = verdicts.answers(results(test, seeds, spread), resamples=resamples)
+    table = verdicts.answers(results(test, seeds, spread))
     table = table[table["family"] == questions.THESIS]
     alarm = table["answer"].isin([verdicts.DIFFERS, verdicts.WITHIN]).any()
     return alarm, table["patient_error"].median()
 
 
-def told(seed, images, seeds, spread, resamples, difference):
+def told(seed, images, seeds, spread, difference):
     """Whether a true difference is found, as the hardest of a family, or passes for equivalent."""
     random = np.random.default_rng(seed)
     test = TestSet(random, images)
     own, others = SEED_DEVIATION * np.exp(spread * random.standard_normal(2))
     one, other = test.scores(seeds, own, difference), test.scores(seeds, others)
-    found = differences.difference(test.labels, test.patients, one, other, resamples)
+    found = differences.difference(test.labels, test.patients, one, other)
     answer = verdicts.verdict(found, min(1, len(PAIRS) * found.p), MARGIN)
     return answer == verdicts.DIFFERS, answer in (verdicts.EQUIVALENT, verdicts.WITHIN)
 
 
-def cell(images, seeds, spread, times, resamples, jobs=-1):
+def cell(images, seeds, spread, times, jobs=-1):
     """A row of the table: shares of `times` experiments each."""
-    parallel = Parallel(jobs)
-    given = images, seeds, spread, resamples
+    # statsmodels collects garbage at each correction: of what is loaded already, which forked
+    # processes share, there is none.
+    gc.freeze()
+    parallel = Parallel(jobs, backend="multiprocessing")
+    given = images, seeds, spread
     alarms = parallel(delayed(has_false_alarm)(seed, *given) for seed in range(times))
     power = parallel(delayed(told)(seed, *given, 0.05) for seed in range(times))
     equal = parallel(delayed(told)(seed, *given, MARGIN) for seed in range(times))
@@ -122,11 +126,10 @@ def cell(images, seeds, spread, times, resamples, jobs=-1):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=200)
-    parser.add_argument("--resamples", type=int, default=200)
     given = parser.parse_args()
     grid = itertools.product((100, 700), (2, 3, 5, 8), (0.0, 0.5, 0.8))
     rows = []
-    for row in itertools.starmap(cell, [(*c, given.times, given.resamples) for c in grid]):
+    for row in itertools.starmap(cell, [(*c, given.times) for c in grid]):
         print(row, flush=True)
         rows.append(row)
         pd.DataFrame(rows).to_csv(FILE, index=False)
