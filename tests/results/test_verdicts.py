@@ -206,6 +206,16 @@ def test_what_cannot_be_told_is_bounded_in_words():
     assert high <= better < high + 0.001 and -low <= worse < -low + 0.001
 
 
+def test_where_one_patient_has_all_abnormal_images_nothing_is_told_and_it_is_said():
+    random = np.random.default_rng(15)
+    labels, patients, sagan, gates = experiment(random, 60, shift=1.0)
+    patients = np.where(labels == 1, "the only one", patients)
+    scores = {"sagan": sagan, "sagan_no_gates": gates}
+    table = verdicts.answers(results_of(scores, labels, patients))
+    assert table["answer"].tolist() == [CANNOT_TELL] and np.isnan(table["p"][0])
+    assert verdicts.sentences(table)[-1].endswith("or all abnormal images are of one patient.")
+
+
 def rows(*pairs):
     """`answers`, as far as words are made of it."""
     names = ["method", "against", "answer", "difference", "low", "high"]
