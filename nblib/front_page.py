@@ -22,7 +22,7 @@ WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 TEMPLATE = Path(__file__).parent / "static" / "index.html"
 
 PICTURES = {
-    "qualitative": ("51_qualitative", "The same images through all methods (figure 4.4)"),
+    "qualitative": ("51_qualitative", "The same images through SAGAN's variants (figure 4.4)"),
     "auc": ("50_results", "AUC of all methods, with intervals"),
     "verdict_thesis": ("52_verdict", "Verdict: do encodings or Swin help?"),
     "verdict_others": ("52_verdict", "Verdict: GANs and what is simpler"),
