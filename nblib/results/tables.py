@@ -63,9 +63,13 @@ def resampled(
     """
     labels, patients, scores = by_method(results)
     memory = Memory(root() / "data" / "cache" / "resampled", verbose=0)
-    drawn = memory.cache(_resampled)
-    methods = {name: Resampled(of, *drawn(labels, patients, of)) for name, of in scores.items()}
+    found = memory.cache(_resampled)(labels, patients, np.concatenate([*scores.values()]))
     memory.reduce_size(CACHE_BYTES)
+    ends = np.cumsum([len(of) for of in scores.values()])[:-1]
+    of_each = zip(*(np.split(values, ends) for values in found), strict=True)
+    methods = {
+        name: Resampled(of, *own) for (name, of), own in zip(scores.items(), of_each, strict=True)
+    }
     return labels, patients, methods
 
 

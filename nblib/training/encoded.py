@@ -48,11 +48,12 @@ def encoded(method: Method, held: HeldOut, device: str = "cpu") -> HeldOut:
 
 
 def _room(shape: tuple[int, ...]) -> np.ndarray:
-    if 4 * np.prod(shape) <= IN_MEMORY:
+    size = 4 * math.prod(shape)
+    if size <= IN_MEMORY:
         return np.empty(shape, np.float32)
     # The file has no name, and goes when the array does. Its room is taken before it is mapped: a
     # mapped page that finds none later kills the process.
     with told_where_unwritable(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
-        for _ in range(0, 4 * math.prod(shape), 2**20):
+        for _ in range(0, size, 2**20):
             file.write(bytes(2**20))
         return np.memmap(file, np.float32, shape=shape)

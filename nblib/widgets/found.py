@@ -16,6 +16,7 @@ from nblib.methods.catalogue import METHODS
 from nblib.methods.method import Detection, Method, detect_all
 from nblib.training import runs
 from nblib.training.budgets import BUDGETS, trains
+from nblib.training.folder import CHECKPOINT
 from nblib.training.runs import Run
 
 
@@ -79,7 +80,7 @@ def _runs_with(file: str) -> tuple[Key, ...]:
 
 def saved_at(key: Key) -> float:
     """When the last checkpoint of a training was written, or when it began; seconds since 1970."""
-    for name in ("checkpoint.pt", "config.json"):
+    for name in (CHECKPOINT, "config.json"):
         with contextlib.suppress(FileNotFoundError):
             return (key.folder / name).stat().st_mtime
     return 0.0

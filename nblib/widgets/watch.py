@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nblib import figures
 from nblib.files import RunError, root
 from nblib.training.budgets import arguments
-from nblib.training.folder import glance
+from nblib.training.folder import CHECKPOINT, glance
 from nblib.training.runs import Run
 from nblib.widgets import panels
 from nblib.widgets.found import Key, in_progress, saved_at
@@ -81,7 +81,7 @@ def training(key: Key) -> tuple[pd.DataFrame, str]:
     if (key.folder / "metrics.json").exists():
         words = f"{key} has finished: the explorer finds it by the button beside its seed."
         return Run(key.folder).history, words
-    file = key.folder / "checkpoint.pt"
+    file = key.folder / CHECKPOINT
     if not file.exists():
         return pd.DataFrame(), f"{key} has begun; its curves come with its first checkpoint."
     saved = glance(file)
