@@ -31,15 +31,21 @@ def filled(text: str) -> str:
 
     `methods`: from the catalogue; `results SETS BUDGET`: `ROWS` of each set's results.csv, the sets
     with commas between; `drawn`: from `figures/readme/drawn_set.csv`; `answer BUDGET`: from what
-    `answer.write_answer` wrote.
+    `answer.write_answer` wrote; `ratios SET BUDGET`: from what `robustness.write_ratios` wrote.
     """
-    block = r"<!-- (methods|results|drawn|answer)((?: \S+)*) -->.*?<!-- end -->"
+    block = r"<!-- (methods|results|drawn|answer|ratios)((?: \S+)*) -->.*?<!-- end -->"
     return re.sub(block, _block, text, flags=re.S)
 
 
 def _block(match: re.Match) -> str:
     what, words = match[1], match[2].split()
-    makers = {"methods": _methods, "results": _results, "drawn": _drawn, "answer": _answer}
+    makers = {
+        "methods": _methods,
+        "results": _results,
+        "drawn": _drawn,
+        "answer": _answer,
+        "ratios": _ratios,
+    }
     inside = makers[what](*words)
     return f"<!-- {' '.join([what, *words])} -->\n{inside}\n<!-- end -->"
 
@@ -83,9 +89,26 @@ def _drawn() -> str:
 def _answer(budget: str) -> str:
     """The first sentences of the answer's paragraphs, in lines as long as the page's."""
     text = (store.PROJECT / "figures" / "pooled" / budget / "answer.md").read_text()
-    how = dict(width=160, break_long_words=False, break_on_hyphens=False)
     lines = [paragraph.split("\n")[0] for paragraph in text.strip().split("\n\n")]
-    return "\n".join(textwrap.fill(f"- {line}", subsequent_indent="  ", **how) for line in lines)
+    return "\n".join(_lines(f"- {line}", subsequent_indent="  ") for line in lines)
+
+
+def _ratios(name: str, budget: str) -> str:
+    """What each method reaches with a mix without abnormal images, and with nothing else."""
+    folder = f"figures/{name}/{budget}"
+    rows = pd.read_csv(store.PROJECT / folder / "ratios.csv")
+    ends = rows[rows["percent"].isin([0, 100])].groupby("method", sort=False)["auc"]
+    said = [f"`{method}` {area.iloc[0]:.2f}, {area.iloc[1]:.2f}" for method, area in ends]
+    return _lines(
+        f"AUC on `{name}` with no abnormal image in the mix, and with nothing else "
+        f"([between]({folder}/ratios.md); seeds: {rows['seeds'].min()}, one drawing of the mix): "
+        f"{'; '.join(said)}."
+    )
+
+
+def _lines(text: str, **indent) -> str:
+    """In lines as long as the page's."""
+    return textwrap.fill(text, width=160, break_long_words=False, break_on_hyphens=False, **indent)
 
 
 def fill() -> Path:

@@ -337,15 +337,21 @@ def run_ratio(
     return runs.run(method, dataset, budget, seed, variant=f"ratio{percent}", precision=precision)
 
 
-def ratios(data: str, budget: str) -> pd.DataFrame:
-    """AUC and AP at each anomaly ratio of the unlabeled mix: method, percent, seeds, auc, ap.
+def mixes(data: str | Path, budget: str) -> list[Result]:
+    """The finished runs of `run_ratio`; none where there are none."""
+    try:
+        return store.collect(data, budget, "ratio*")
+    except FileNotFoundError:
+        return []
+
+
+def ratios(results: list[Result]) -> pd.DataFrame:
+    """AUC and AP of `mixes` at each anomaly ratio: method, percent, seeds, auc, ap.
 
     *_low, *_high: their 95 % interval over patients, as in `tables.table`. abnormal: their share in
-    the test part, which is the AP of chance. Empty where no such run is finished.
+    the test part, which is the AP of chance. Empty where there are no results.
     """
-    try:
-        results = store.collect(data, budget, "ratio*")
-    except FileNotFoundError:
+    if not results:
         return pd.DataFrame()
     store.one_set(results)
     rows = []
@@ -356,4 +362,24 @@ def ratios(data: str, budget: str) -> pd.DataFrame:
             row = {"method": method, "percent": int(percent.removeprefix("ratio"))}
             row |= tables.with_intervals(found, labels, patients)
             rows.append(row | {"abnormal": labels.mean(), "seeds": len(found.area)})
-    return pd.DataFrame(rows).sort_values(["method", "percent"], kind="stable")
+    rows.sort(key=lambda row: (order(row["method"]), row["percent"]))
+    return pd.DataFrame(rows)
+
+
+def write_ratios(rows: pd.DataFrame, results: list[Result]) -> pd.DataFrame:
+    """`ratios` as `figures/<set>/<budget>/ratios`; returns what is printed: AUC, a row a method."""
+    if rows.empty:
+        return rows
+    config = results[0].config
+    areas = [f"{r.auc:.3f} [{r.auc_low:.3f}, {r.auc_high:.3f}]" for r in rows.itertuples()]
+    cells = rows.assign(area=areas).pivot(index="method", columns="percent", values="area")
+    printed = cells.fillna("").loc[rows["method"].unique()].rename(columns="{} %".format)
+    printed.insert(0, "seeds", rows.groupby("method")["seeds"].min())
+    printed = printed.rename_axis(columns=None).reset_index()
+    words = (
+        f"Set {config['set']}, budget {config['budget']}. AUC by the share of abnormal images in "
+        "an unlabeled mix of constant size, drawn once for all seeds: mean over the seeds, 95 % "
+        "interval over patients."
+    )
+    write.save_table(rows, printed, words, results, "ratios")
+    return printed

@@ -39,3 +39,10 @@ def test_blocks_are_filled_from_the_files_and_the_rest_is_left_alone(tmp_path, m
     assert readme.filled(new) == new
     with pytest.raises(FileNotFoundError):
         readme.filled("<!-- results b quick --><!-- end -->")
+    rows = [("one", 0, 0.5, 3), ("one", 40, 0.7, 3), ("one", 100, 0.9, 3), ("two", 0, 0.52, 2)]
+    rows = pd.DataFrame(
+        [*rows, ("two", 100, 0.81, 2)], columns=["method", "percent", "auc", "seeds"]
+    )
+    rows.to_csv(folder / "ratios.csv", index=False)
+    new = " ".join(readme.filled("<!-- ratios a quick --><!-- end -->").split())
+    assert "`one` 0.50, 0.90; `two` 0.52, 0.81." in new and "seeds: 2" in new and "0.70" not in new

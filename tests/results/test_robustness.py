@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from nblib.data import datasets
 from nblib.data.labels import load_labels
+from nblib.files import root
 from nblib.methods.catalogue import METHODS
 from nblib.results import robustness, store
 from nblib.training import runs
@@ -145,7 +148,8 @@ def test_runs_at_other_ratios_are_variants_and_their_table_is_kept(make_set):
     for percent in (0, 100):
         run = robustness.run_ratio(folder, "smoke", "known_against_unlabeled", percent, 0)
         assert run.folder.parent.name == f"ratio{percent}"
-    table = robustness.ratios("mixed", "smoke")
+    mixes = robustness.mixes("mixed", "smoke")
+    table = robustness.ratios(mixes)
     assert list(table["percent"]) == [0, 100] and (table["seeds"] == 1).all()
     test = run.test
     assert np.isclose(table["auc"].iloc[1], roc_auc_score(test["label"], test["score"]))
@@ -154,6 +158,16 @@ def test_runs_at_other_ratios_are_variants_and_their_table_is_kept(make_set):
     assert (table["ap_low"] < table["ap"]).all() and (table["ap"] < table["ap_high"]).all()
     with pytest.raises(FileNotFoundError, match="make figures"):
         store.collect("mixed", "smoke")  # they are no base runs
+    printed = robustness.write_ratios(table, mixes)
+    assert list(printed) == ["method", "seeds", "0 %", "100 %"] and list(printed["seeds"]) == [1]
+    area = run.metrics["auc"]
+    assert printed["100 %"].item() == f"{area:.3f} [{low:.3f}, {high:.3f}]"
+    written = root() / "figures" / "mixed" / "smoke"
+    assert pd.read_csv(written / "ratios.csv")["auc"].iloc[1] == pytest.approx(area, abs=1e-6)
+    made = json.loads((written / "ratios.json").read_text())["runs"]
+    assert [of["variant"] for of in made] == ["ratio0", "ratio100"]
+    assert robustness.mixes("nowhere", "smoke") == []
+    assert robustness.write_ratios(robustness.ratios([]), []).empty
     base = runs.run("known_against_unlabeled", datasets.load(folder), "smoke")
     kept = store.keep("mixed", "smoke")
     assert {file.name for file in kept} == {
