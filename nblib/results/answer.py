@@ -138,7 +138,7 @@ def write_answer(budget: str) -> list[str]:
         of_places = store.collect(placement.SET, placement.BUDGET)
     tables = {name: verdicts.answers(of_set) for name, of_set in results.items()}
     places = verdicts.answers(of_places) if of_places else pd.DataFrame()
-    moved = {name: robustness.moved(name, budget) for name in results}
+    moved = {name: robustness.moved(of_set) for name, of_set in results.items()}
     lines = answer(tables, places, moved)
     stem = root() / "figures" / "pooled" / budget / "answer"
     with written_whole(stem.with_suffix(".md"), "w") as file:

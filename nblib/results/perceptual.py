@@ -82,9 +82,9 @@ def distances(maps: list[Tensor], restored: list[Tensor], whitenings: list[Tenso
 def score_perceptual(dataset: Dataset, budget: str, seed: int) -> Path:
     """Score the test images that each finished run has restored, in one file.
 
-    `data/runs/<set>/<budget>/perceptual-seed<k>.csv`: image, patient, label, method, `SCORES`. The
-    residual is the run's own score or, where that is another one, |x - x'| / 2, averaged. Raises
-    FileNotFoundError where no run of these images has restored them.
+    `data/runs/<set>/<budget>/perceptual-seed<k>.csv`: image, patient, label, score, method,
+    `SCORES`. The residual is the run's own score or, where that is another one, |x - x'| / 2,
+    averaged. Raises FileNotFoundError where no run of these images has restored them.
     """
     restoring = [
         run.folder
@@ -106,27 +106,27 @@ def score_perceptual(dataset: Dataset, budget: str, seed: int) -> Path:
         pairs = zip(seen, feature_batches(run.test_restored, budget), strict=True)
         found = torch.cat([distances(*pair, whitening) for pair in pairs]).cpu().numpy()
         columns = dict(zip(SCORES, (own, *found.T), strict=True))
-        table = run.test[["image", "patient", "label"]]
+        table = run.test[["image", "patient", "label", "score"]]
         tables.append(table.assign(method=run.config["method"], **columns))
     return store.write_pass(store.pass_file("perceptual", dataset.name, budget, seed), tables)
 
 
-def perceptual(data: str, budget: str) -> pd.DataFrame:
+def perceptual(results: list[Result]) -> pd.DataFrame:
     """AUC by each of `SCORES`: a row a method, means over the seeds. Empty where nothing is scored.
 
     Columns: method, seeds, `SCORES`.
     """
     rows = [
-        {"method": method} | {name: metrics.auc(table["label"], table[name]) for name in SCORES}
-        for method, table in store.read_pass("perceptual", data, budget)
+        {"method": result.config["method"]}
+        | {name: metrics.auc(table["label"], table[name]) for name in SCORES}
+        for result, table in store.of_pass("perceptual", results)
     ]
     return store.over_seeds(rows)
 
 
 def write_perceptual(results: list[Result]) -> pd.DataFrame:
     """`perceptual` as `figures/<set>/<budget>/perceptual`; returns what is printed, or empty."""
-    config = results[0].config
-    rows = perceptual(config["set"], config["budget"])
+    rows = perceptual(results)
     if rows.empty:
         return rows
     printed = rows[["method", "seeds"]].copy()

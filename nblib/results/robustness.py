@@ -156,7 +156,7 @@ def _score_once_more(
     return store.write_pass(store.pass_file(name, dataset.name, budget, seed), tables)
 
 
-def mirrored(data: str | Path, budget: str) -> pd.DataFrame:
+def mirrored(results: list[Result]) -> pd.DataFrame:
     """Whether a method tells normal images (0) from their mirror images (1): a row a method.
 
     auc: mean over the seeds, 0.5 for one that does not mind sides; low, high: 95 % interval over
@@ -164,7 +164,8 @@ def mirrored(data: str | Path, budget: str) -> pd.DataFrame:
     """
     areas: dict[str, list[float]] = {}
     resampled: dict[str, list[np.ndarray]] = {}
-    for method, table in store.read_pass("mirrored", data, budget):
+    for result, table in store.of_pass("mirrored", results):
+        method = result.config["method"]
         labels = np.repeat([0, 1], len(table))
         # The same pixels in another order add up to the same but for rounding: no difference.
         rounding = 1e-4 * table["score"].std()
@@ -186,8 +187,7 @@ def mirrored(data: str | Path, budget: str) -> pd.DataFrame:
 
 def write_mirrored(results: list[Result]) -> pd.DataFrame:
     """`mirrored` as `figures/<set>/<budget>/mirrored`; what is printed of it, if anything."""
-    config = results[0].config
-    rows = mirrored(config["set"], config["budget"])
+    rows = mirrored(results)
     if rows.empty:
         return rows
     printed = pd.DataFrame(
@@ -227,19 +227,19 @@ def mirrored_in_words(rows: pd.DataFrame) -> str:
     )
 
 
-def moved(data: str, budget: str) -> pd.DataFrame:
+def moved(results: list[Result]) -> pd.DataFrame:
     """What moving the images does to each method: a row a method, means over the seeds.
 
     auc: as they are; a column a way with the change of AUC, and one, 'rank ...', with Spearman's
     correlation of the scores with those of the images as they are. Empty where nothing was scored.
     """
     rows = []
-    for method, table in store.read_pass("moved", data, budget):
+    for result, table in store.of_pass("moved", results):
         ways = table.drop(columns=["image", "patient", "label", "method"])
         ways = ways.dropna(axis="columns", how="all")
         areas = {name: metrics.auc(table["label"], s) for name, s in ways.items()}
         as_it_is = areas.pop("as it is")
-        row = {"method": method, "auc": as_it_is}
+        row = {"method": result.config["method"], "auc": as_it_is}
         row |= {name: area - as_it_is for name, area in areas.items()}
         ranks = {f"rank {n}": spearmanr(ways["as it is"], ways[n])[0] for n in areas}
         rows.append(row | ranks)
@@ -248,8 +248,7 @@ def moved(data: str, budget: str) -> pd.DataFrame:
 
 def write_moved(results: list[Result]) -> pd.DataFrame:
     """`moved` as `figures/<set>/<budget>/moved`; returns what is printed, empty without scores."""
-    config = results[0].config
-    rows = moved(config["set"], config["budget"])
+    rows = moved(results)
     if rows.empty:
         return rows
     printed = pd.DataFrame(
@@ -267,9 +266,9 @@ def write_moved(results: list[Result]) -> pd.DataFrame:
     return write.save_pass(rows, printed, words, results, "moved")
 
 
-def changes(data: str, budget: str) -> pd.DataFrame:
+def changes(results: list[Result]) -> pd.DataFrame:
     """The changes of AUC of `moved`, by method, to be drawn."""
-    rows = moved(data, budget)
+    rows = moved(results)
     if rows.empty:
         return rows
     ways = [name for name in rows if name.startswith(("shift", "turn", "size"))]

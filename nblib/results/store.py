@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from nblib import __version__, metrics
 from nblib.files import RunError, digest, root, write_json, written_whole
 from nblib.methods import catalogue
+from nblib.progress import say
 from nblib.training import budgets
 from nblib.training.folder import read
 from nblib.training.runs import (
@@ -32,10 +34,10 @@ PROJECT = Path(__file__).parents[2]
 PASSES = {
     "moved": ("as it is",),
     "mirrored": ("score", "mirrored"),
-    "perceptual": ("residual", "perceptual", "whitened"),
+    "perceptual": ("score", "residual", "perceptual", "whitened"),
 }
-"""Each with its own columns, see `robustness.score_moved`, `robustness.score_mirrored`,
-`perceptual.score_perceptual`."""
+"""Each with its own columns, of which the first is the run's score, see `robustness.score_moved`,
+`robustness.score_mirrored`, `perceptual.score_perceptual`."""
 
 FEATURES = "features.csv"
 """What `features.study` found of a set at a budget, beside its runs."""
@@ -199,15 +201,38 @@ def write_pass(path: Path, tables: list[pd.DataFrame]) -> Path:
     return path
 
 
-def read_pass(name: str, data: str, budget: str) -> list[tuple[str, pd.DataFrame]]:
-    """What a pass found, kept or fresh: (method, table), one a run, of known methods alone."""
-    data = Path(data).name
-    kept = sorted(_scores_folder(data, budget).glob(f"{name}-seed*.csv.gz"))
-    fresh = sorted(_runs_folder(data, budget).glob(f"{name}-seed*.csv"))
-    files = {file.name.removesuffix(".gz"): file for file in (*kept, *fresh)}
-    found = [one for file in files.values() for one in read_found(file).groupby("method")]
-    there = catalogue.known(method for method, _ in found)
-    return [(method, table) for method, table in found if method in there]
+def of_pass(name: str, results: list[Result]) -> list[tuple[Result, pd.DataFrame]]:
+    """What a pass found, kept or fresh, of each of some results of one set that took part in it.
+
+    Left out, and said, is what was found by a network that is no longer the result's: such a run
+    has been made again since.
+    """
+    found = {}
+    for data, budget, seed in {
+        tuple(map(r.config.get, ("set", "budget", "seed"))) for r in results
+    }:
+        fresh = pass_file(name, data, budget, seed)
+        kept = _scores_folder(data, budget) / f"{fresh.name}.gz"
+        for file in filter(Path.exists, (kept, fresh)):
+            found |= {(of, seed): table for of, table in read_found(file).groupby("method")}
+    pairs = [(r, found.get((r.config["method"], r.config["seed"]))) for r in results]
+    return [pair for pair in pairs if pair[1] is not None and _same_network(name, *pair)]
+
+
+def passed(name: str, results: list[Result]) -> list[Result]:
+    """Which of some results `of_pass` has something of."""
+    return [result for result, _ in of_pass(name, results)]
+
+
+def _same_network(name: str, result: Result, table: pd.DataFrame) -> bool:
+    """Whether what a pass noted as a run's score is that, as near as another processor has it."""
+    own = result.test.set_index("image")["score"].reindex(table["image"])
+    noted = table[PASSES[name][0]]
+    same = np.allclose(noted, own, rtol=0, atol=0.01 * own.std())
+    if not same:
+        method, seed = result.config["method"], result.config["seed"]
+        say(f"{name}-seed{seed}: {method} is left out, since its run has been made again since.")
+    return same
 
 
 def read_found(file: Path) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pandas as pd
 from nblib.data import shortcuts
 from nblib.files import root, write_json, written_whole
 from nblib.methods.catalogue import entry
-from nblib.results.store import Result, precisions, record
+from nblib.results.store import Result, passed, precisions, record
 from nblib.results.tables import (
     LOCALISATION_WORDS,
     changed,
@@ -142,12 +142,11 @@ def save_pass(
 ) -> pd.DataFrame:
     """`save_table` of what a pass over finished runs found, see `store.PASSES`; returns `printed`.
 
-    The record is of the runs of the methods in `rows`.
+    The record is of the runs that took part in it.
     """
-    config, methods = results[0].config, set(rows["method"])
-    own = [result for result in results if result.config["method"] in methods]
+    config = results[0].config
     words = f"Set {config['set']}, budget {config['budget']}. {words}"
-    save_table(rows, printed, words, own, name)
+    save_table(rows, printed, words, passed(name, results), name)
     return printed
 
 

@@ -51,7 +51,7 @@ def test_the_scores_are_their_formulas(dataset):
             whitened[d, i] = np.mean(at_places)
     found = read(dataset)
     assert list(found["image"]) == list(dataset.test.names)
-    assert list(found.columns) == ["image", "patient", "label", *perceptual.SCORES]
+    assert list(found.columns) == ["image", "patient", "label", "score", *perceptual.SCORES]
     np.testing.assert_allclose(found["perceptual"], plain.mean(0), rtol=1e-4)
     np.testing.assert_allclose(found["whitened"], whitened.mean(0), rtol=1e-3)
     # The first score is the run's own.
@@ -126,14 +126,14 @@ def test_runs_that_restore_nothing_or_other_images_are_left_out(dataset, make_se
 
 
 def test_the_table_has_a_row_a_method_in_the_catalogues_order_kept_or_not(dataset, project_root):
-    assert perceptual.perceptual("seen", "smoke").empty
+    assert perceptual.perceptual([]).empty
     for method in ("pca64", "mean_image"):
         runs.run(method, dataset, "smoke", 0)
     runs.run("mean_image", dataset, "smoke", 1)
     assert perceptual.write_perceptual(store.collect("seen", "smoke")).empty
     for seed in (0, 1):
         perceptual.score_perceptual(dataset, "smoke", seed)
-    table = perceptual.perceptual("seen", "smoke")
+    table = perceptual.perceptual(store.collect("seen", "smoke"))
     assert list(table["method"]) == ["mean_image", "pca64"] and list(table["seeds"]) == [2, 1]
     of_seeds = [read(dataset, seed).loc["mean_image"] for seed in (0, 1)]
     for name in perceptual.SCORES:
@@ -144,7 +144,7 @@ def test_the_table_has_a_row_a_method_in_the_catalogues_order_kept_or_not(datase
     assert {f"perceptual-seed{seed}.csv.gz" for seed in (0, 1)} <= {file.name for file in kept}
     for seed in (0, 1):
         store.pass_file("perceptual", "seen", "smoke", seed).unlink()
-    pd.testing.assert_frame_equal(table, perceptual.perceptual("seen", "smoke"))
+    pd.testing.assert_frame_equal(table, perceptual.perceptual(store.collect("seen", "smoke")))
 
     printed = perceptual.write_perceptual(store.collect("seen", "smoke"))
     assert list(printed) == ["method", "seeds", *(f"AUC by {s}" for s in perceptual.SCORES)]

@@ -150,7 +150,7 @@ def test_scores_that_were_kept_without_a_digest_are_refused(kept):
 HEADERS = {
     "moved-seed0": b"image,patient,label,method,as it is\n",
     "mirrored-seed0": b"image,patient,label,method,score,mirrored\n",
-    "perceptual-seed0": b"image,patient,label,method,residual,perceptual,whitened\n",
+    "perceptual-seed0": b"image,patient,label,method,score,residual,perceptual,whitened\n",
     "features": b"direction,what,division,auc\n",
 }
 
@@ -189,7 +189,8 @@ def test_a_damaged_file_of_a_pass_is_refused_in_a_sentence(project_root, name):
 def read_beside_runs(name):
     if name == "features":
         return features.studied("own", "smoke")
-    return store.read_pass(name.removesuffix("-seed0"), "own", "smoke")
+    config = {"set": "own", "budget": "smoke", "method": "sagan", "seed": 0}
+    return store.of_pass(name.removesuffix("-seed0"), [store.Result(config, {}, pd.DataFrame())])
 
 
 @pytest.mark.parametrize("name", ["two words", 'it\'s "quoted"', "Größe 目"])
