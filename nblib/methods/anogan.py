@@ -34,7 +34,7 @@ class Discriminator(nn.Module):
 class AnoGAN(Method):
     """AnoGAN; see the notebook 10_anogan.
 
-    size, channels: of the images; width: channels of the widest maps' neighbours at full size;
+    size, channels: of the images; width: channels of D's first layer and before G's last;
     latent: numbers in z; lr: Adam's rate; search_steps, search_lr: of the search for z;
     lambda_f: share of the features in the score; steps: one update of D and G each.
     """

@@ -139,7 +139,7 @@ def write_costs(rows: pd.DataFrame, results: list[Result]) -> pd.DataFrame:
 
 
 def thesis_time(*methods: str, tflops: float = GPU_TFLOPS) -> pd.DataFrame:
-    """Hours that a training of published size and length takes on one GPU: computed, not measured.
+    """Hours that a training takes on one GPU at the budget `thesis`: computed, not measured.
 
     Operations of a step, counted, times the steps, over `tflops` (1e12 operations a second that
     the GPU sustains). What is not counted, such as norms and the optimiser, comes on top.

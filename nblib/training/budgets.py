@@ -5,7 +5,8 @@
              two to four on real sets; what `make figures` runs
     places   two minutes a method on one core; the drawn set `places` alone
     laptop   about ten minutes a method on one core; real sets without a GPU
-    thesis   the published sizes and iterations; one GPU
+    thesis   the published sizes; the iterations of SAGAN as published, half of the authors' 400,000
+             for HealthyGAN and Brainomaly, ours for the rest, whose papers count epochs; one GPU
 
 Budgets count steps, never seconds, and a result always carries its budget.
 """
