@@ -10,7 +10,7 @@ def test_the_numbers_in_the_readme_are_those_that_were_written():
     text = readme.PAGE.read_text()
     assert readme.filled(text) == text
     assert re.findall("<!-- (\\w+)", text) == [
-        *("drawn", "end", "results", "end", "answer", "end", "methods", "end")
+        *("drawn", "end", "results", "end", "answer", "end", "ratios", "end", "methods", "end")
     ]
 
 
