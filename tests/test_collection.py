@@ -17,6 +17,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
 from nblib.data import phantom
+from nblib.methods.catalogue import METHODS
 from nblib.results import store, tables, verdicts
 
 PROJECT = Path(__file__).parent.parent
@@ -149,6 +150,7 @@ def test_every_dependency_has_a_lower_bound():
 def test_published_numbers_name_their_source_and_thesis_table_has_eleven_rows():
     published = tables.published()
     assert published["source"].notna().all()
+    assert set(published["method"]) <= set(METHODS)  # else it stands beside nothing
     thesis = published[published["source"] == "thesis, table 4.1"]
     assert thesis.groupby("set")["model"].nunique().to_dict() == {
         "VinDr-CXR": 11,

@@ -200,7 +200,8 @@ def write_outcome(results: list[Result]) -> pd.DataFrame:
         f"Set {SET}, budget {BUDGET}: 500 pairs of twins, a normal picture and the same with its "
         "halves exchanged. Mean AUC over the seeds with its 95 % interval over pairs; by the map's "
         "maximum in place of its mean; the largest difference between the scores of two twins, as "
-        "a share of their mean. Predictions were written before the runs."
+        "a share of their mean. Predictions were written before the runs. middle and outer: other "
+        "sets, whose twins have the halves of each patch exchanged."
     )
     write.save_table(table.drop(columns="areas"), printed, words, results, "placement")
     return printed

@@ -202,8 +202,8 @@ def write_mirrored(results: list[Result]) -> pd.DataFrame:
     )
     words = (
         "Normal test images against themselves, "
-        "mirrored left to right, by finished runs: 0.5 where a method does not mind that the heart "
-        "is on the other side. 95 % interval over patients."
+        "mirrored left to right, by finished runs: 0.5 where a method does not mind that left and "
+        "right are exchanged. 95 % interval over patients."
     )
     return write.save_pass(rows, printed, words, results, "mirrored")
 
@@ -252,16 +252,21 @@ def write_moved(results: list[Result]) -> pd.DataFrame:
     if rows.empty:
         return rows
     printed = pd.DataFrame(
-        {"method": rows["method"], "AUC as it is": rows["auc"].map("{:.3f}".format)}
+        {
+            "method": rows["method"],
+            "seeds": rows["seeds"],
+            "AUC as it is": rows["auc"].map("{:.3f}".format),
+        }
     )
     for name in rows.columns[3:]:
         form = "{:.2f}" if name.startswith("rank") else "{:+.3f}"
         printed[name] = ["" if pd.isna(value) else form.format(value) for value in rows[name]]
     words = (
-        "Test images shifted by pixels to a side "
-        "drawn for each, turned by degrees, or read at another size: change of AUC, and (rank) "
-        "Spearman's correlation of the scores with those of the images as they are. Nothing was "
-        "trained for this; an empty cell is a size that the method refuses."
+        "Test images shifted by pixels to a side drawn for each, turned by degrees, or read at "
+        "another size: change of AUC, and (rank) Spearman's correlation of the scores with those "
+        "of the images as they are. Means over the seeds that were scored, which may be fewer than "
+        "in other tables. Nothing was trained for this; an empty cell is a size that the method "
+        "refuses."
     )
     return write.save_pass(rows, printed, words, results, "moved")
 
