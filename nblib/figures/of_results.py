@@ -212,14 +212,14 @@ def over_steps(table: pd.DataFrame, title: str) -> Figure:
         return nothing(title)
     there = [condition for condition in CONDITIONS if condition in set(table["condition"])]
     figure, axes = blank(1, len(there), height=3.2)
-    lowest = min(0.41, table["auc"].min())
+    bottom = min(0.38, table["auc"].min() - 0.03)
     for panel, condition in zip(axes[0], there, strict=True):
         for method, rows in table[table["condition"] == condition].groupby("method", sort=False):
             for number, (_, run) in enumerate(rows.groupby("seed")):
                 label = method if number == 0 else None
                 panel.plot(run["step"], run["auc"], color=entry(method).colour, lw=1, label=label)
         panel.axhline(0.5, color="black", ls=":", lw=1)
-        panel.set(title=condition, xlabel="critic steps", ylim=(lowest - 0.03, 1.03))
+        panel.set(title=condition, xlabel="critic steps", ylim=(bottom, 1.03))
     axes[0, 0].set_ylabel("AUC")
     entries = {}
     for panel in axes[0]:

@@ -195,8 +195,7 @@ def write_mirrored(results: list[Result]) -> pd.DataFrame:
             "method": rows["method"],
             "seeds": rows["seeds"],
             "AUC of mirrored against as they are": [
-                f"{row.auc:.3f} [{row.auc_low:.3f}, {row.auc_high:.3f}]"
-                for row in rows.itertuples()
+                write.between(row, "auc") for _, row in rows.iterrows()
             ],
         }
     )
@@ -375,7 +374,7 @@ def write_ratios(rows: pd.DataFrame, results: list[Result]) -> pd.DataFrame:
     if rows.empty:
         return rows
     config = results[0].config
-    areas = [f"{r.auc:.3f} [{r.auc_low:.3f}, {r.auc_high:.3f}]" for r in rows.itertuples()]
+    areas = [write.between(row, "auc") for _, row in rows.iterrows()]
     cells = rows.assign(area=areas).pivot(index="method", columns="percent", values="area")
     printed = cells.fillna("").loc[rows["method"].unique()].rename(columns="{} %".format)
     printed.insert(0, "seeds", rows.groupby("method")["seeds"].min())

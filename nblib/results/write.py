@@ -33,9 +33,9 @@ def for_print(rows: pd.DataFrame) -> pd.DataFrame:
             "method": row["method"] + (" *" if row["reference"] else ""),
             "learns from": row["uses"],
             "seeds": row["seeds"],
-            "AUC": _between(row, "auc"),
+            "AUC": between(row, "auc"),
             "sd of seeds": _number(row["auc_seed_sd"]),
-            "AP": _between(row, "ap"),
+            "AP": between(row, "ap"),
             "sensitivity at 90 %": _number(row["sensitivity_at_90"], 2),
             "at 95 %": _number(row["sensitivity"], 2),
             "specificity": _number(row["specificity"], 2),
@@ -181,7 +181,7 @@ def write_localisation(results: list[Result]) -> pd.DataFrame:
     counts = next(r.metrics for r in results if "pro_interval" in r.metrics)
     printed = pd.DataFrame({"method": rows["method"]})
     for name, word in LOCALISATION_WORDS.items():
-        printed[word] = [_between(row, name) for _, row in rows.iterrows()]
+        printed[word] = [between(row, name) for _, row in rows.iterrows()]
     words = (
         f"Set {results[0].config['set']}, budget {results[0].config['budget']}: "
         f"{counts['images_with_lesion']} images with marked lesions, "
@@ -198,7 +198,7 @@ def _number(value: float, digits: int = 3) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def _between(row: pd.Series, name: str) -> str:
+def between(row: pd.Series, name: str) -> str:
     """A value with its interval, as '0.712 [0.650, 0.770]', as far as they are known."""
     low, high = _number(row.get(f"{name}_low", np.nan)), _number(row.get(f"{name}_high", np.nan))
     return _number(row[name]) + (f" [{low}, {high}]" if low else "")
