@@ -318,6 +318,21 @@ def test_compared_methods_stand_in_rows_with_their_time_relative_to_the_first(mo
         assert counted == {what: table.loc[name, what] for what in counted}
 
 
+@pytest.mark.parametrize(
+    ("slow", "turns", "ms"), [(4.0, 4, 1000), (19.0, 2, 4750), (40.0, 1, 20_000)]
+)
+def test_what_is_slow_takes_fewer_turns_and_warms_up_only_if_there_is_a_second(slow, turns, ms):
+    taken = []
+
+    def slower_at_first():
+        taken.append(slow / (1 if not taken else 2))
+        return taken[-1]
+
+    table = costs._in_turns({"fp32": lambda: 1.0, "bf16": slower_at_first})
+    assert len(taken) == turns and table["ms a step"]["fp32"] == 500
+    assert table["ms a step"]["bf16"] == ms
+
+
 def test_a_turn_trains_two_steps_and_says_how_long_it_took(monkeypatch):
     taken = []
     original = costs.take_step
