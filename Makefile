@@ -6,7 +6,7 @@ SEEDS ?= 0
 # fp32 or bf16; empty: what the device trains in by default.
 PRECISION ?=
 JOBS := $(shell nproc)
-# Anything: at the budget quick the controls and the second form of each place code as well.
+# Anything: at the budget quick also what is not the first of its notebook, and the controls.
 ALL ?=
 # Tests of batches and of kernels mostly wait.
 TESTERS := $(shell expr $(shell nproc) + 1)
@@ -34,7 +34,7 @@ figures: .venv/installed
 report: .venv/installed
 	@$(BIN)/python -m nblib batch report $(BATCH)
 
-# SAGAN and its kin with 0 to 100 % abnormal images in the unlabeled mix.
+# What learns from the unlabeled mix, with 0 to 100 % abnormal images in it.
 ratios: .venv/installed
 	@$(BIN)/python -m nblib batch ratios $(BATCH)
 

@@ -145,11 +145,13 @@ def _on_disk() -> list[Page]:
     found = []
     for file in sorted((root() / "figures" / "html").glob("*/*/*.html")):
         data, budget = file.parts[-3:-1]
-        notebook, *rest = file.stem.split("-seed")
-        notebook, *method = notebook.split("-")
-        methods = tuple(method) or tuple(plan.RUNS.get(notebook, ())) * bool(rest)
-        page = Page(data, budget, notebook, methods, *rest)
-        known = notebook in titles() and all(name in METHODS for name in methods)
+        named = re.fullmatch(r"(\w+?)(?:-(?!seed\d)(\w+?))?(?:-seed(\d+))?", file.stem)
+        if not named or named[1] not in titles():
+            continue
+        notebook, method, seed = named.groups(default="")
+        methods = (method,) * bool(method) or tuple(plan.RUNS.get(notebook, ())) * bool(seed)
+        page = Page(data, budget, notebook, methods, seed)
+        known = {*methods} <= {*METHODS} and (notebook in plan.RUNS) == bool(seed)
         if known and page.html == file:
             found.append(page)
     return found

@@ -146,11 +146,11 @@ def chosen_sets(words: list[str], here: Path, as_it_is: bool = False) -> dict[st
 
 
 def chosen_seeds(seeds: str) -> list[str]:
-    """Seeds with commas between; raises ValueError for what are none."""
+    """Seeds with commas between, each once; raises ValueError for what are none."""
     words = [word for word in seeds.split(",") if word]
     if not words or not all(word.isdecimal() for word in words):
         raise ValueError(f"seeds={seeds}: seeds are whole numbers with commas between, as 0,1,2.")
-    return words
+    return list(dict.fromkeys(str(int(word)) for word in words))
 
 
 def checked_budget(budget: str) -> str:

@@ -97,12 +97,14 @@ def test_a_finished_batch_reloads_no_more_and_pages_of_others_stay_listed(pages)
         finish(page)
     other = plan.page_of("sagan_learned", "other", "laptop", "2")
     finish(other)
-    (other.html.parent / "notes.html").write_text("mine")
+    for name in ("notes", f"{other.html.stem} (copy)", "22_sagan", "22_sagan-seed0-seed1"):
+        (other.html.parent / f"{name}.html").write_text("mine")
     front = FrontPage([])
     front.write()
     text = front.file.read_text()
     assert 'http-equiv="refresh"' not in text and "pages at" not in text
     assert "sagan_learned, seed 2" in text and "other, laptop" in text and "notes" not in text
+    assert "copy" not in text and "22_sagan.html" not in text and "seed0-seed1" not in text
     assert text.count("0.813 [0.713, 0.913]") == 1 + sum(len(p.methods) for p in pages.values())
     assert set(FrontPage(list(pages.values())).states.values()) == {DONE}
 

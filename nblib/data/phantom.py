@@ -1,6 +1,6 @@
 """Chest-like radiographs drawn from a few formulae, with exact lesion masks.
 
-The phantom shows methods at work, with masks, in less than a minute each. It is not a benchmark:
+The phantom shows methods at work, with masks, in about a minute each. It is not a benchmark:
 drawing and the budget `quick` were shaped together so that the GANs of this project can be seen to
 work, and so no ranking of methods and no verdict of any kind is ever drawn from it. Films are hard,
 since SAGAN learns less on grey ones in this time (`22_sagan`), and the bowels hold gas of every

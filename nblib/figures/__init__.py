@@ -10,7 +10,6 @@ from nblib.figures.of_a_run import (
     heat_maps,
     histogram,
     map_limit,
-    one_image,
     parts,
     scatter,
     training_curves,
@@ -18,7 +17,6 @@ from nblib.figures.of_a_run import (
 )
 from nblib.figures.of_results import (
     ANSWERS,
-    ONE_SEED,
     cost,
     differences,
     forest,
@@ -35,11 +33,8 @@ from nblib.figures.of_results import (
 from nblib.figures.style import (
     ABNORMAL,
     HELD_OUT,
-    LINES,
-    MARKERS,
     NORMAL,
     STYLE,
-    WIDTH,
     save,
     shown,
 )

@@ -29,7 +29,6 @@ from nblib.figures.style import (
     shown,
     styled,
 )
-from nblib.methods.method import Detection
 from nblib.training.runs import Run
 
 
@@ -47,7 +46,7 @@ def gallery(rows: dict[str, np.ndarray], title: str = "") -> Figure:
 
 
 @styled
-def parts(dataset: Dataset, labels: Labels, columns: int = 8) -> Figure:
+def parts(dataset: Dataset, labels: Labels) -> Figure:
     """A page of a set: evenly spaced images of each part; lesions are outlined where known."""
     rows = {
         "known\nnormal": (dataset.normal.images, None),
@@ -59,6 +58,7 @@ def parts(dataset: Dataset, labels: Labels, columns: int = 8) -> Figure:
         if of_label.any():
             masks = None if labels.masks is None else labels.masks[of_label]
             rows[name] = (dataset.test.images[of_label], masks)
+    columns = 8
     figure, axes = blank(len(rows), columns, height=len(rows) * WIDTH / columns * 1.1)
     for line, (name, (images, masks)) in zip(axes, rows.items(), strict=True):
         chosen = np.linspace(0, len(images) - 1, columns).round().astype(int)
@@ -254,32 +254,6 @@ def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) ->
         bar = figure.colorbar(shade, ax=axes[-1].tolist(), fraction=0.02, extend="max")
         bar.ax.tick_params(labelsize=7)
     figure.suptitle(f"{run.config['method']}, {where(run)}")
-    return figure
-
-
-@styled
-def one_image(image: np.ndarray, detection: Detection, run: Run, title: str = "") -> Figure:
-    """One image (C, H, W), uint8, and what a run's method says of it: restored image, heat map.
-
-    Over it stand the percentile of its score among the run's held-out normals, and the decision.
-    """
-    score = detection.score
-    rank, cut = metrics.percentile(score, run.held_out)[0], metrics.threshold(run.held_out)
-    called = "" if np.isnan(cut) else f", called {'abnormal' if score[0] > cut else 'normal'}"
-    shown = {"input": image, "restored": detection.restored, "heat map": detection.map}
-    shown = {k: v if k == "input" else v[0] for k, v in shown.items() if v is not None}
-    figure, axes = blank(1, 3, height=2.4)
-    for cell in axes.flat:
-        cell.axis("off")
-    for cell, (name, values) in zip(axes.flat, shown.items(), strict=False):
-        cell.axis("on")
-        if name == "heat map":
-            shade = show_map(cell, values, map_limit(run))
-            figure.colorbar(shade, ax=cell, fraction=0.046, extend="max")
-        else:
-            show_image(cell, values)
-        cell.set_title(name)
-    figure.suptitle(f"{title}: percentile {rank:.0f}{called}")
     return figure
 
 

@@ -102,6 +102,8 @@ def _shifted(name: str, rows: pd.DataFrame) -> str:
         return ""
     change = rows.set_index("method")[f"shift {PIXELS}"]
     whole = change[placement.not_cut(change.index)]
+    if whole.empty:
+        return ""
     ends = dict.fromkeys(f"{end:+.2f}" for end in (whole.min(), whole.max()))
     return f"by {change['sagan']:+.2f} and {' to '.join(ends)} on `{name}`"
 
@@ -111,7 +113,9 @@ def _untold(asked: pd.DataFrame, average: pd.DataFrame) -> str:
 
     asked: the verdicts of all sets on the thesis' question; average: those over the sets.
     """
-    several = asked.dropna(subset="low")
+    several = asked.dropna(subset="low") if len(asked) else asked
+    if several.empty:
+        return "What chance makes of them cannot be said: no pair has run with several seeds."
     said = (
         f"{(several['answer'] == verdicts.CANNOT_TELL).sum()} of these {len(several)} differences"
     )
@@ -131,12 +135,13 @@ def _untold(asked: pd.DataFrame, average: pd.DataFrame) -> str:
 def write_answer(budget: str) -> list[str]:
     """`answer` as `figures/pooled/<budget>/answer.md`; its lines, none without results."""
     results = pooled.results_by_set(budget)
-    if not results:
+    tables = pooled.answers_by_set(results)
+    if not tables:
         return []
+    results = {name: results[name] for name in tables}
     of_places = []
     with contextlib.suppress(FileNotFoundError):
         of_places = store.collect(placement.SET, placement.BUDGET)
-    tables = {name: verdicts.answers(of_set) for name, of_set in results.items()}
     places = verdicts.answers(of_places) if of_places else pd.DataFrame()
     moved = {name: robustness.moved(of_set) for name, of_set in results.items()}
     lines = answer(tables, places, moved)

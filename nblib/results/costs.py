@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from nblib.data.batches import Batch
-from nblib.files import root
+from nblib.files import digest, root
 from nblib.methods.catalogue import entry
 from nblib.methods.method import Method, detect_all, encoding
 from nblib.results import store, tables, write
@@ -41,7 +42,7 @@ PATIENCE = 20.0
 where a processor emulates it, is many times slower, which one turn tells."""
 
 
-def timed(*methods: str, budget: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
+def timed(*methods: str, budget: str, size: int, channels: int) -> pd.DataFrame:
     """What methods cost at a budget, a row each: as `networks`, and the time of a training step.
 
     The time is an average over a step of the critic alone and one of both, on noise, in the
@@ -53,7 +54,7 @@ def timed(*methods: str, budget: str, size: int = 64, channels: int = 1) -> pd.D
     return rows.join(_in_turns(turns)).rename_axis("method")
 
 
-def precisions(method: str, budget: str, size: int = 64, channels: int = 1) -> pd.DataFrame:
+def precisions(method: str, budget: str, size: int, channels: int) -> pd.DataFrame:
     """The time of a training step in each precision on this device, in turns as in `timed`.
 
     A processor without bfloat16 emulates it, and is slower in it.
@@ -140,6 +141,7 @@ def write_costs(rows: pd.DataFrame, results: list[Result]) -> pd.DataFrame:
         "whatever ran beside them. Memory: weights, gradients, Adam's moments, and what autograd "
         "keeps. Features of pretrained networks: distances are not counted."
     )
+    words = " ".join([words, *write.shortcut_warning(results)])
     write.save_table(rows, printed, words, results, "cost")
     return printed
 
@@ -173,7 +175,8 @@ def count(name: str, budget: str, size: int = 64, channels: int = 1) -> dict:
     Remembered in data/cache, since the published sizes take seconds each.
     """
     memory = Memory(root() / "data" / "cache" / "costs", verbose=0)
-    return memory.cache(_totals)(name, budget, size, channels, code_digest(name))
+    code = code_digest(name) + digest(Path(__file__).read_bytes())
+    return memory.cache(_totals)(name, budget, size, channels, code)
 
 
 def _totals(name: str, budget: str, size: int, channels: int, code: str) -> dict:

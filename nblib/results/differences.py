@@ -31,8 +31,8 @@ class Difference(NamedTuple):
     value: difference of the means over seeds. patient_variance: of that value over patients, for
     these very seeds; patient_floor: what would be left of it with any number of seeds, 0 where
     these seeds do not tell. seed_variances: of the mean over seeds, of each method. seeds: of each
-    method. patients: how many were tested. NaN where it takes two seeds of each method and there
-    is one.
+    method. patients: how many were tested; rarer: with images of the kind that fewer of them have,
+    0 if not known. NaN where it takes two seeds of each method and there is one.
     """
 
     value: float
@@ -41,6 +41,12 @@ class Difference(NamedTuple):
     seed_variances: tuple[float, float]
     seeds: tuple[int, int]
     patients: int
+    rarer: int = 0
+
+    @property
+    def _unvaried(self) -> float:
+        """p where nothing varied."""
+        return min(1.0, 2 * (1 - abs(self.value)) ** self.rarer)
 
     @property
     def error(self) -> float:
@@ -56,9 +62,12 @@ class Difference(NamedTuple):
 
     @property
     def p(self) -> float:
-        """Of the two-sided test of no difference; NaN with one seed, or without any error."""
+        """Of the two-sided test of no difference; NaN with one seed.
+
+        Where nothing varied: see `interval`.
+        """
         if self.error == 0:
-            return 1.0 if self.value == 0 else np.nan
+            return self._unvaried
         if np.isnan(self.error):
             return np.nan
         size = abs(self.value) / self.error
@@ -68,10 +77,16 @@ class Difference(NamedTuple):
         return float(2 * 10**tail)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Of the difference; NaN where `p` is."""
+        """Of the difference; NaN where `p` is.
+
+        Where nothing varied, from patient to patient or seed to seed, it is as wide as that of a
+        perfect value (`metrics.bounded_interval`): so many patients show no more.
+        """
+        tail = (1 - level) / 2
         if self.error == 0:
-            return (0.0, 0.0) if self.value == 0 else (np.nan, np.nan)
-        half = self.critical((1 - level) / 2) * self.error
+            half = 1 - tail ** (1 / self.rarer) if self.rarer else 1.0
+        else:
+            half = self.critical(tail) * self.error
         return float(self.value - half), float(self.value + half)
 
 
@@ -140,6 +155,7 @@ def between(one: Placements, other: Placements) -> Difference:
         tuple(float(np.var(a, ddof=1) / len(a)) if len(a) > 1 else np.nan for a in areas),
         (len(one.area), len(other.area)),
         one.patients[-1],
+        min(one.patients[:2]),
     )
 
 
@@ -187,7 +203,7 @@ def delong(
     found = difference(labels, patients, one[None], other[None])
     error = float(np.sqrt(found.patient_variance))
     if not error:
-        return found.value, error, float(found.value == 0)
+        return found.value, error, found._unvaried
     return found.value, error, float(2 * stats.norm.sf(abs(found.value) / error))
 
 
@@ -232,6 +248,8 @@ def needed(found: Difference, tests: int = 1, margin: float = MARGIN) -> Needed 
     """
     if np.isnan(found.error):
         return None
+    if found.error == 0:
+        return _needed_of_unvaried(found, tests, margin)
     if not found.patient_floor:
         found = found._replace(patient_floor=found.patient_variance)
 
@@ -256,6 +274,16 @@ def needed(found: Difference, tests: int = 1, margin: float = MARGIN) -> Needed 
     at = (patients, own) if patients else (n, seeds) if seeds else both or (np.inf, MOST[1])
     shows = "a difference" if np.argmax(power(*at)) == 0 else "equivalence"
     return Needed(patients, seeds, both, shows)
+
+
+def _needed_of_unvaried(found: Difference, tests: int, margin: float) -> Needed:
+    """As `needed`, where so many patients more would have to be without a mistake, too."""
+    size, shows = abs(found.value), "equivalence"
+    rarer = np.log(LEVEL) / np.log1p(-margin)
+    if size >= margin:
+        rarer, shows = np.log(LEVEL / tests / 2) / np.log1p(-min(size, 0.999)), "a difference"
+    most = found.patients * (rarer // 1 + 1) / found.rarer if found.rarer else np.inf
+    return Needed(int(np.ceil(most)) if most < MOST[0] else None, None, None, shows)
 
 
 def _power(

@@ -22,6 +22,7 @@ from nblib.methods import directions
 from nblib.methods.brainomaly_features import LEVELS
 from nblib.methods.catalogue import METHODS
 from nblib.methods.directions import fisher, fitted, logistic
+from nblib.methods.method import Method
 from nblib.methods.pretrained import widths
 from nblib.results import store
 from nblib.results.questions import POOLED
@@ -40,16 +41,14 @@ METHOD = "pretrained_mean"
 """Whose features all of this is about, and whose directions."""
 
 
-def mean_features(images: np.ndarray, budget: str) -> np.ndarray:
-    """Features (n, 472) of uint8 images (n, C, H, W), as the methods of a budget see them."""
-    method = METHODS[METHOD].make(**budgets.arguments(METHOD, budget))
-    found = encode_all(method, images, best_device())
-    return found.mean((2, 3)).astype(float)
+def _made(budget: str) -> Method:
+    """The method as it is at a budget: it says at which size it sees images."""
+    return METHODS[METHOD].make(**budgets.arguments(METHOD, budget))
 
 
-def _as_seen(dataset: Dataset, budget: str) -> Dataset:
-    """The set at the size that the network is shown at a budget."""
-    return dataset.at(METHODS[METHOD].make(**budgets.arguments(METHOD, budget)).image_size)
+def mean_features(method: Method, images: np.ndarray) -> np.ndarray:
+    """Features (n, 472) of uint8 images (n, C, H, W), as the method sees them."""
+    return encode_all(method, images, best_device()).mean((2, 3)).astype(float)
 
 
 class Whitening(NamedTuple):
@@ -66,14 +65,17 @@ class Whitening(NamedTuple):
     along: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def whitening(run: Run, dataset: Dataset, depth: int = 1) -> Whitening:
-    """Why whitening helps, on the images of a run; depth: of `pretrained.DEPTHS`. No label."""
+def whitening(run: Run, dataset: Dataset) -> Whitening:
+    """Why whitening helps, on the images of a run, at the second of `pretrained.DEPTHS`.
+
+    No label.
+    """
     config = run.config
-    held = _as_seen(dataset, config["budget"]).hold_out(config["seed"], config["held_out"])
-    depths = widths(config["arguments"]["model"])
-    own = slice(sum(depths[:depth]), sum(depths[: depth + 1]))
+    method = _made(config["budget"])
+    held = dataset.at(method.image_size).hold_out(config["seed"], config["held_out"])
+    first, second, _ = widths(config["arguments"]["model"])
     known, mix, held_known, held_mix = (
-        mean_features(part.images, config["budget"])[:, own]
+        mean_features(method, part.images)[:, first : first + second]
         for part in (held.normal, held.unlabeled, held.held_normal, held.held_unlabeled)
     )
     mean, scale = known.mean(0), known.std(0).clip(1e-6)
@@ -119,11 +121,12 @@ def study(dataset: Dataset, budget: str) -> Path:
         cross-validated  AUC of known normals against the mix, of images that were not fitted on,
                          five folds by patient: needs no label
     """
-    seen = _as_seen(dataset, budget)
+    method = _made(budget)
+    seen = dataset.at(method.image_size)
     labels = load_labels(dataset)
     depths = widths(budgets.arguments(METHOD, budget)["model"])
     known, mix, test = (
-        mean_features(part.images, budget) for part in (seen.normal, seen.unlabeled, seen.test)
+        mean_features(method, part.images) for part in (seen.normal, seen.unlabeled, seen.test)
     )
     is_normal = labels.unlabeled == 0
     given = {"mix": mix} | ({"normals only": mix[is_normal]} if is_normal.any() else {})

@@ -27,7 +27,6 @@ from nblib.data.batches import to_float
 from nblib.data.datasets import Dataset
 from nblib.methods.catalogue import METHODS
 from nblib.methods.pretrained import PLACES, Pretrained, feature_maps
-from nblib.progress import say
 from nblib.results import store, write
 from nblib.results.store import Result
 from nblib.training.loop import best_device
@@ -88,8 +87,8 @@ def score_perceptual(dataset: Dataset, budget: str, seed: int) -> Path:
     """
     restoring = [
         run.folder
-        for run in store.finished(dataset.name, budget, METHODS, seed)
-        if run.test_restored is not None and _of_these_images(run, dataset)
+        for run in store.finished(dataset, budget, METHODS, seed)
+        if run.test_restored is not None
     ]
     if not restoring:
         raise FileNotFoundError(
@@ -140,10 +139,3 @@ def write_perceptual(results: list[Result]) -> pd.DataFrame:
         "score was chosen by it, and no error is given."
     )
     return write.save_pass(rows, printed, words, results, "perceptual")
-
-
-def _of_these_images(run: Run, dataset: Dataset) -> bool:
-    same = run.config["data"] == dataset.fingerprint
-    if not same:
-        say(f"Left out, since the set has changed since: {run.folder}.")
-    return same

@@ -215,15 +215,13 @@ def for_print(table: pd.DataFrame) -> pd.DataFrame:
             "condition": row.condition,
             "predicted": f"{row.least:.3f} to {row.most:.3f}",
             "seeds": row.seeds,
-            "AUC": f"{row.auc:.3f} [{row.auc_low:.3f}, {row.auc_high:.3f}]",
-            "sd of seeds": "" if pd.isna(row.auc_seed_sd) else f"{row.auc_seed_sd:.3f}",
-            "by the map's maximum": ""
-            if pd.isna(row.auc_by_maximum)
-            else f"{row.auc_by_maximum:.3f}",
+            "AUC": write.between(row, "auc"),
+            "sd of seeds": write.number(row.auc_seed_sd),
+            "by the map's maximum": write.number(row.auc_by_maximum),
             "twins differ by": f"{row.twins:.1g}",
             "right": "yes" if row.right else "no",
         }
-        for row in table.itertuples()
+        for _, row in table.iterrows()
     ]
     return pd.DataFrame(rows)
 
@@ -232,8 +230,8 @@ TWINS = ("sagan", "sagan_place_acts")
 """Whose maps of the same twins are kept: a code that is dead, and one that acts."""
 
 
-def keep_twins(pairs: int = 3) -> None:
-    """Keep some twins and the maps of them by `TWINS`, seed 0, beside the kept scores.
+def keep_twins() -> None:
+    """Keep three pairs of twins and the maps of them by `TWINS`, seed 0, beside the kept scores.
 
     The images are drawn, so that they may be committed. Nothing is done where no such run is there.
     """
@@ -242,8 +240,7 @@ def keep_twins(pairs: int = 3) -> None:
         return
     dataset, test = datasets.load(SET), found[0].test
     chosen = [
-        rows.sort_values("label").index.to_list()
-        for _, rows in list(test.groupby("patient"))[:pairs]
+        rows.sort_values("label").index.to_list() for _, rows in list(test.groupby("patient"))[:3]
     ]
     index = np.ravel(chosen)
     maps = {run.config["method"]: run.test_map[index].astype(np.float16) for run in found}

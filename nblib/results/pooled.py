@@ -86,6 +86,12 @@ def results_by_set(budget: str) -> dict[str, list[Result]]:
     return found
 
 
+def answers_by_set(results: dict[str, list[Result]]) -> dict[str, pd.DataFrame]:
+    """`verdicts.answers` of each set on which a pair that is asked has run."""
+    tables = {name: verdicts.answers(of_set) for name, of_set in results.items()}
+    return {name: table for name, table in tables.items() if len(table)}
+
+
 def over_sets(answers: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Every pair that was tested on each of several sets, a row each; empty with fewer than two.
 
@@ -119,10 +125,10 @@ def over_sets(answers: dict[str, pd.DataFrame]) -> pd.DataFrame:
     adjusted = table.groupby("family")["p"]
     table["p_holm"] = adjusted.transform(lambda p: holm(p.to_numpy(), family[p.name]))
     table["answer"] = np.where(table["p_holm"] < LEVEL, verdicts.DIFFERS, verdicts.CANNOT_TELL)
-    table["needed"] = [
+    needed = [
         found.needed(family[name]) for found, name in zip(pooled, table["family"], strict=True)
     ]
-    return table
+    return table.assign(needed=pd.Series(needed, dtype=float))
 
 
 def over_sets_in_words(table: pd.DataFrame) -> list[str]:
@@ -154,16 +160,16 @@ def _power(sets: int) -> str:
     made = pd.read_csv(store.PROJECT / "data" / "simulated" / "pooled.csv").query("sets == @sets")
     if made.empty:
         return ""
-    return (
-        f"In made-up experiments {sets} sets told a true difference of 0.05 in at most "
-        f"{made['power for 0.05'].max():.0%} of the families."
-    )
+    most = made["power for 0.05"].max()
+    often = f"at most {most:.0%}" if most >= 0.005 else "none"
+    return f"In made-up experiments {sets} sets told a true difference of 0.05 in {often} of them."
 
 
 def write_pooled(budget: str) -> tuple[pd.DataFrame, list[str]]:
     """`over_sets` as `figures/pooled/<budget>/pooled`; what is printed, and it in words."""
     results = results_by_set(budget)
-    table = over_sets({name: verdicts.answers(of_set) for name, of_set in results.items()})
+    asked = answers_by_set(results)
+    results, table = {name: results[name] for name in asked}, over_sets(asked)
     if table.empty:
         return table, []
     printed = pd.DataFrame(

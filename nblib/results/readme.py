@@ -63,10 +63,7 @@ def _results(sets: str, budget: str) -> str:
         folder = f"figures/{name}/{budget}"
         rows = pd.read_csv(store.PROJECT / folder / "results.csv").set_index("method")
         links = f"{name} ([all]({folder}/results.md), [verdicts]({folder}/verdict.md))"
-        columns[links] = [
-            f"{row.auc:.3f} [{row.auc_low:.3f}, {row.auc_high:.3f}]"
-            for row in (rows.loc[method] for method in ROWS)
-        ]
+        columns[links] = [write.between(rows.loc[method], "auc") for method in ROWS]
     return write.markdown(pd.DataFrame(columns))
 
 
@@ -79,7 +76,7 @@ def _drawn() -> str:
             "method": rows.index,
             "AUC": [f"{value:.2f}" for value in rows["auc"]],
             "highest place of the map in a lesion": [
-                "" if pd.isna(value) else f"{value:.2f}" for value in rows["pointing"]
+                write.number(value, 2) for value in rows["pointing"]
             ],
         }
     )

@@ -59,12 +59,12 @@ def moved_methods(budget: str) -> list[str]:
     return list(MOVED_FIRST) if budget == "quick" else MOVED_METHODS
 
 
-def shifted(images: np.ndarray, pixels: int, seed: int = 0) -> np.ndarray:
-    """Images (n, C, H, W), each shifted by `pixels` to one of four sides, drawn by seed and place.
+def shifted(images: np.ndarray, pixels: int) -> np.ndarray:
+    """Images (n, C, H, W), each shifted by `pixels` to one of four sides, drawn by its place.
 
     What comes in repeats the edge.
     """
-    side = np.random.default_rng(seed).integers(0, 4, len(images))
+    side = np.random.default_rng(0).integers(0, 4, len(images))
     wide = np.pad(images, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)), "edge")
     h, w = images.shape[-2:]
     moves = ((0, 1), (2, 1), (1, 0), (1, 2))
@@ -74,12 +74,12 @@ def shifted(images: np.ndarray, pixels: int, seed: int = 0) -> np.ndarray:
     )
 
 
-def turned(images: np.ndarray, degrees: float, seed: int = 0) -> np.ndarray:
-    """Images (n, C, H, W), uint8, each turned by `degrees` to a side drawn by seed and place.
+def turned(images: np.ndarray, degrees: float) -> np.ndarray:
+    """Images (n, C, H, W), uint8, each turned by `degrees` to a side drawn by its place.
 
     Bilinear; what comes in repeats the edge.
     """
-    sign = np.random.default_rng(seed).choice((-1, 1), len(images))
+    sign = np.random.default_rng(0).choice((-1, 1), len(images))
     return np.stack(
         [
             rotate(image, s * degrees, axes=(1, 2), reshape=False, order=1, mode="nearest")
@@ -146,7 +146,7 @@ def _score_once_more(
     budget: str,
     seed: int,
 ) -> Path:
-    runs_found = store.finished(dataset.name, budget, methods, seed)
+    runs_found = store.finished(dataset, budget, methods, seed)
     tables = [of(run).assign(method=run.config["method"]) for run in runs_found]
     if not tables:
         raise FileNotFoundError(
@@ -185,9 +185,8 @@ def mirrored(results: list[Result]) -> pd.DataFrame:
     return pd.DataFrame(rows).round(9)  # so that 0.5 is 0.5
 
 
-def write_mirrored(results: list[Result]) -> pd.DataFrame:
+def write_mirrored(rows: pd.DataFrame, results: list[Result]) -> pd.DataFrame:
     """`mirrored` as `figures/<set>/<budget>/mirrored`; what is printed of it, if anything."""
-    rows = mirrored(results)
     if rows.empty:
         return rows
     printed = pd.DataFrame(
@@ -245,9 +244,8 @@ def moved(results: list[Result]) -> pd.DataFrame:
     return store.over_seeds(rows)
 
 
-def write_moved(results: list[Result]) -> pd.DataFrame:
+def write_moved(rows: pd.DataFrame, results: list[Result]) -> pd.DataFrame:
     """`moved` as `figures/<set>/<budget>/moved`; returns what is printed, empty without scores."""
-    rows = moved(results)
     if rows.empty:
         return rows
     printed = pd.DataFrame(
@@ -270,9 +268,8 @@ def write_moved(results: list[Result]) -> pd.DataFrame:
     return write.save_pass(rows, printed, words, results, "moved")
 
 
-def changes(results: list[Result]) -> pd.DataFrame:
+def changes(rows: pd.DataFrame) -> pd.DataFrame:
     """The changes of AUC of `moved`, by method, to be drawn."""
-    rows = moved(results)
     if rows.empty:
         return rows
     ways = [name for name in rows if name.startswith(("shift", "turn", "size"))]
@@ -284,27 +281,26 @@ def by_lesion(results: list[Result], data: str | Path) -> pd.DataFrame:
 
     Columns (what, group): AUC of the images with such a lesion against all normal ones, and the
     share of them whose map is highest inside it (pointing; NaN without maps). Sizes are thirds
-    of the lesions by area. Empty where the set is not at hand, or has no lesions.csv.
+    of the images by the area of their largest lesion. Empty where the set that was scored is not at
+    hand, or has no lesions.csv.
     """
     try:
         dataset = datasets.load(data)
         labels = load_labels(dataset)
     except datasets.DatasetError:
         return pd.DataFrame()
-    if labels.lesions is None:
+    results = [result for result in results if result.config["data"] == dataset.fingerprint]
+    if labels.lesions is None or not results:
         return pd.DataFrame()
-    lesions = labels.lesions.set_index("image").reindex(dataset.test.names)
-    ill = labels.test == 1
-    third = pd.qcut(
-        lesions["area"][ill].rank(method="first"), 3, labels=["small", "middle", "large"]
-    )
-    groups = {
-        kind: (lesions["kind"] == kind).to_numpy()
-        for kind in sorted(set(lesions["kind"][ill].dropna()))
-    }
-    groups |= {
-        name: lesions.index.isin(third.index[third == name]) for name in third.cat.categories
-    }
+    names, ill = dataset.test.names, labels.test == 1
+    lesions = labels.lesions[labels.lesions["image"].isin(names[ill])]
+    largest = lesions.groupby("image")["area"].max().rank(method="first")
+    groups = {kind: np.isin(names, of["image"]) for kind, of in lesions.groupby("kind")}
+    if len(largest) >= 3:
+        third = pd.qcut(largest, 3, labels=["small", "middle", "large"])
+        groups |= {
+            size: np.isin(names, of.index) for size, of in third.groupby(third, observed=True)
+        }
     rows = []
     for result in results:
         scores = result.test["score"].to_numpy()
@@ -343,7 +339,7 @@ def run_ratio(
 def mixes(data: str | Path, budget: str) -> list[Result]:
     """The finished runs of `run_ratio`; none where there are none."""
     try:
-        return store.collect(data, budget, "ratio*")
+        return store.collect(data, budget, "ratio[0-9]*")
     except FileNotFoundError:
         return []
 

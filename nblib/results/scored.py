@@ -18,7 +18,7 @@ from nblib.progress import say
 from nblib.results import report, store
 from nblib.results.questions import POOLED
 from nblib.results.sums import standardised
-from nblib.training import runs, scoring
+from nblib.training import budgets, runs, scoring
 from nblib.training.runs import Run
 
 COLUMNS = ["image", "picture", "score", "percentile", "decision", "threshold"]
@@ -68,10 +68,10 @@ def made(
     return (runs.run(name, dataset, budget, seed, precision=precision) for name in methods)
 
 
-def of_set(name: str, budget: str, seed: int = 0) -> Iterator[Run]:
+def of_set(name: str, budget: str) -> Iterator[Run]:
     """The runs of the `recommended` methods on a set, as `made` makes them: in seconds each."""
     dataset = datasets.load(name)
-    return made(dataset, recommended(dataset), budget, seed)
+    return made(dataset, recommended(dataset), budget, seed=0)
 
 
 def write_scored(
@@ -85,7 +85,8 @@ def write_scored(
     as soon as the first run has scored, before the next is asked for, and grows. Returns table,
     runs and folder.
 
-    Raises FileNotFoundError where there is no such run or image, or `out` is taken by others.
+    Raises FileNotFoundError where there is no such run or image, or `out` is taken by others, and
+    ValueError for runs of two sets, or two of one method.
     """
     files = scoring.files_in(source)
     found, tables, layers = [], [], []
@@ -93,6 +94,7 @@ def write_scored(
         if not found:
             out = at_home(out) if out else _folder(source, run)
             _must_be_ours(out)
+        _must_stand_beside(run, found)
         layers.append(report.Layers(run))
         seen = map(layers[-1].noted, scoring.seen(files, run))
         tables.append(scoring.table(files, source, run, seen))
@@ -251,6 +253,16 @@ def _must_be_ours(out: Path) -> None:
         raise FileNotFoundError(f"{out} holds other files: name a new folder, or an empty one.")
 
 
+def _must_stand_beside(run: Run, found: list[Run]) -> None:
+    """Raise ValueError where a run cannot stand in one table with those before it."""
+    for other in found:
+        both = f"{other.folder} and {run.folder}"
+        if run.config["set"] != other.config["set"]:
+            raise ValueError(f"{both} are of two sets: name runs of one.")
+        if run.config["method"] == other.config["method"]:
+            raise ValueError(f"{both} are of one method: name one of them.")
+
+
 def _folder(source: str | Path, run: Run) -> Path:
     of = at_home(source).absolute()
     inside = of.name == "images"  # of a set
@@ -266,11 +278,11 @@ def _name(run: Run) -> str:
 
 
 def _precision(run: Run) -> str:
-    return ", ".join(store.precisions([store.of(run)]))
+    return run.config["precision"] if budgets.trains(run.config["method"]) else ""
 
 
 def _known() -> dict[str, pd.Series]:
-    """Mean AUC by method on each set of patients in our tables in the committed tables."""
+    """Mean AUC by method on each set of patients in the committed tables."""
     files = {name: store.PROJECT / f"figures/{name}/laptop/results.csv" for name in POOLED}
     return {
         name: pd.read_csv(file).set_index("method")["auc"]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nblib import __version__, metrics
+from nblib.data.datasets import Dataset
 from nblib.files import RunError, digest, root, write_json, written_whole
 from nblib.methods import catalogue
 from nblib.progress import say
@@ -135,14 +136,18 @@ def record(results: list[Result]) -> dict:
 def checkpoints(run: Run) -> pd.DataFrame:
     """Test AUC and AUCp at each checkpoint: step, auc, aucp, aucp_held_out; empty if untrained.
 
-    The AUC is worked out here, afterwards, from scores that were noted: nothing uses it. NaN for
-    methods that optimise for each image, which are not scored at checkpoints.
+    The AUC is worked out here, afterwards, from scores that were noted: nothing uses it. NaN where
+    images have no labels, and for methods that optimise for each image, which are not scored then.
     """
     if "aucp" not in run.history:
         return pd.DataFrame()
     test = run.test.set_index("image")["label"]
     labels = test.reindex(run.watched.index).to_numpy()
-    areas = {step: metrics.auc(labels, scores) for step, scores in run.watched.items()}
+    known = np.isin(labels, (0, 1)).all()
+    areas = {
+        step: metrics.auc(labels, scores) if known else np.nan
+        for step, scores in run.watched.items()
+    }
     rows = run.history.dropna(subset="aucp")[["step", "aucp", "aucp_held_out"]]
     rows.insert(1, "auc", rows["step"].map(areas))
     return rows.reset_index(drop=True)
@@ -177,16 +182,32 @@ def keep(data: str, budget: str) -> list[Path]:
     for pattern in (*(f"{name}-seed*.csv" for name in PASSES), FEATURES):
         for file in sorted(_runs_folder(data, budget).glob(pattern)):
             files.append(_scores_folder(data, budget) / f"{file.name}.gz")
-            _write_scores(files[-1], read_found(file))
+            _write_scores(files[-1], _with_others(read_found(file), files[-1]))
     return files
 
 
-def finished(data: str, budget: str, methods: Iterable[str], seed: int) -> Iterator[Run]:
-    """The finished base runs of some methods with one seed, in that order; others are left out."""
+def _with_others(fresh: pd.DataFrame, kept: Path) -> pd.DataFrame:
+    """What a pass found, and what is kept of methods that took no part in it, in one order."""
+    if "method" not in fresh or not kept.exists():
+        return fresh
+    others = read_found(kept)
+    both = pd.concat([others[~others["method"].isin(fresh["method"])], fresh])
+    return both.sort_values("method", key=lambda m: m.map(catalogue.order), kind="stable")
+
+
+def finished(dataset: Dataset, budget: str, methods: Iterable[str], seed: int) -> Iterator[Run]:
+    """The finished base runs of some methods on a set with one seed, in that order.
+
+    Left out, and said, are those of other images that the set once had.
+    """
     for method in methods:
-        run = Run(run_folder(data, budget, method, seed))
-        if (run.folder / "metrics.json").exists():
+        run = Run(run_folder(dataset.name, budget, method, seed))
+        if not (run.folder / "metrics.json").exists():
+            continue
+        if run.config["data"] == dataset.fingerprint:
             yield run
+        else:
+            say(f"Left out, since the set has changed since: {run.folder}.")
 
 
 def pass_file(name: str, data: str, budget: str, seed: int) -> Path:

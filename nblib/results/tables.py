@@ -4,6 +4,7 @@ A table holds one set and one budget. AUC, AP, thresholds and intervals are made
 scores of every image; localisation and cost come from each run's metrics.json.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from nblib import metrics
 from nblib.data import shortcuts
 from nblib.data.datasets import Dataset
 from nblib.data.labels import Labels
-from nblib.files import root
+from nblib.files import digest, root
 from nblib.methods.catalogue import REFERENCES, entry
 from nblib.results import store
 from nblib.results.store import PROJECT, Result, one_set
@@ -63,7 +64,8 @@ def resampled(
     """
     labels, patients, scores = by_method(results)
     memory = Memory(root() / "data" / "cache" / "resampled", verbose=0)
-    found = memory.cache(_resampled)(labels, patients, np.concatenate([*scores.values()]))
+    code = digest(Path(metrics.__file__).read_bytes())
+    found = memory.cache(_resampled)(labels, patients, np.concatenate([*scores.values()]), code)
     memory.reduce_size(CACHE_BYTES)
     ends = np.cumsum([len(of) for of in scores.values()])[:-1]
     of_each = zip(*(np.split(values, ends) for values in found), strict=True)
@@ -77,8 +79,11 @@ CACHE_BYTES = 2 * 10**8
 """What remembered resamples may take on the disk; those of a hundred runs are 3 MB."""
 
 
-def _resampled(labels: np.ndarray, patients: np.ndarray, scores: np.ndarray):
-    """AUC (runs,); AUC and AP of resampled patients (runs, resamples), of the scores (runs, n)."""
+def _resampled(labels: np.ndarray, patients: np.ndarray, scores: np.ndarray, code: str):
+    """AUC (runs,); AUC and AP of resampled patients (runs, resamples), of the scores (runs, n).
+
+    code: a digest of what they are worked out by, so that no other's are remembered.
+    """
     weights = metrics.patient_weights(labels, patients)
     areas = np.array([metrics.auc(labels, values) for values in scores])
     pairs = [metrics.weighted_auc_ap(labels, values, weights) for values in scores]

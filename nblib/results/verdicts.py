@@ -324,12 +324,7 @@ def write_verdicts(results: list[Result], margin: float = MARGIN) -> pd.DataFram
     if table.empty:
         raise ValueError("No two methods that a question compares have finished runs.")
     below = "\n\n".join(sentences(table))
-    write.save_table(
-        table,
-        printed(table),
-        legend(table, results[0].config, margin),
-        results,
-        "verdict",
-        below,
-    )
+    words = legend(table, results[0].config, margin)
+    words = " ".join([words, *write.shortcut_warning(results)])
+    write.save_table(table, printed(table), words, results, "verdict", below)
     return table

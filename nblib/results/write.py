@@ -34,18 +34,18 @@ def for_print(rows: pd.DataFrame) -> pd.DataFrame:
             "learns from": row["uses"],
             "seeds": row["seeds"],
             "AUC": between(row, "auc"),
-            "sd of seeds": _number(row["auc_seed_sd"]),
+            "sd of seeds": number(row["auc_seed_sd"]),
             "AP": between(row, "ap"),
-            "sensitivity at 90 %": _number(row["sensitivity_at_90"], 2),
-            "at 95 %": _number(row["sensitivity"], 2),
-            "specificity": _number(row["specificity"], 2),
-            "F1": _number(row["f1"], 2),
-            "training s": _number(row["seconds"], 0),
-            "ms an image": _number(row["ms_per_image"], 2),
+            "sensitivity at 90 %": number(row["sensitivity_at_90"], 2),
+            "at 95 %": number(row["sensitivity"], 2),
+            "specificity": number(row["specificity"], 2),
+            "F1": number(row["f1"], 2),
+            "training s": number(row["seconds"], 0),
+            "ms an image": number(row["ms_per_image"], 2),
         }
         for name in ("VinDr-CXR", "RSNA", "LAG"):
             known = row["method"] in theirs.index
-            line[f"thesis, {name}"] = _number(theirs.loc[row["method"], name], 2) if known else ""
+            line[f"thesis, {name}"] = number(theirs.loc[row["method"], name], 2) if known else ""
         lines.append(line)
     lines = pd.DataFrame(lines)
     return lines.loc[:, (lines != "").any()]
@@ -65,7 +65,10 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
         "Within a run no test label chose a model, a step or a threshold.",
     ]
     if any(changed(result) for result in results):
-        lines.append("Networks are smaller and trained shorter than published: see the settings.")
+        lines.append(
+            "Networks are smaller and trained shorter than at the budget thesis, whose settings "
+            "stand in brackets below; its length is the published one for SAGAN alone."
+        )
     pixels = {r.config["arguments"].get("pixels", config["size"]) for r in results}
     if seen := max(pixels - {config["size"]}, default=None):
         lines.append(
@@ -77,7 +80,7 @@ def caption(results: list[Result], rows: pd.DataFrame) -> str:
         lines.append("phantom is drawn by this project: it checks software, and ranks nothing.")
     if "thesis" in " ".join(for_print(rows).columns):
         lines.append("thesis: AUC in % of its table 4.1, on other sets, at full length.")
-    return " ".join(lines)
+    return " ".join([*lines, *shortcut_warning(results)])
 
 
 def precision_words(results: list[Result]) -> list[str]:
@@ -96,7 +99,10 @@ def precision_words(results: list[Result]) -> list[str]:
 
 
 def shortcut_warning(results: list[Result]) -> list[str]:
-    """A sentence where a shortcut of the set, as kept, reaches what methods reach; else none."""
+    """A sentence where a shortcut of the set, as kept, reaches what methods reach; else none.
+
+    It speaks of AUCs of abnormal against normal images, and belongs under tables of these.
+    """
     found, chance = shortcuts.kept_shortcuts(results[0].config["set"])
     lows: dict[str, list[float]] = {}
     for result in results:
@@ -128,11 +134,11 @@ def save_table(
 ) -> None:  # fmt: skip
     """Write a table made of some results as `figures/<set>/<budget>/<name>` in four formats.
 
-    .csv: `rows`, every digit; .md and .tex (booktabs): `printed`, with the caption and a warning of
-    the set's shortcuts, in Markdown with `below` behind it; .json: the record of the runs.
+    .csv: `rows`, every digit; .md and .tex (booktabs): `printed`, with the caption, in Markdown
+    with `below` behind it; .json: the record of the runs.
     """
     config = results[0].config
-    caption = " ".join([caption, *precision_words(results), *shortcut_warning(results)])
+    caption = " ".join([caption, *precision_words(results)])
     stem = root() / "figures" / config["set"] / config["budget"] / name
     save_files(stem, rows, printed, caption, results, below)
 
@@ -194,14 +200,15 @@ def write_localisation(results: list[Result]) -> pd.DataFrame:
     return printed
 
 
-def _number(value: float, digits: int = 3) -> str:
+def number(value: float, digits: int = 3) -> str:
+    """A number with so many digits, empty where there is none."""
     return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def between(row: pd.Series, name: str) -> str:
     """A value with its interval, as '0.712 [0.650, 0.770]', as far as they are known."""
-    low, high = _number(row.get(f"{name}_low", np.nan)), _number(row.get(f"{name}_high", np.nan))
-    return _number(row[name]) + (f" [{low}, {high}]" if low else "")
+    low, high = number(row.get(f"{name}_low", np.nan)), number(row.get(f"{name}_high", np.nan))
+    return number(row[name]) + (f" [{low}, {high}]" if low else "")
 
 
 def markdown(table: pd.DataFrame) -> str:

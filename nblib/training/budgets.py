@@ -1,7 +1,7 @@
 """How much a run may cost: overrides of constructor arguments, by budget and family of methods.
 
     smoke    seconds a notebook, for tests; its numbers mean nothing
-    quick    less than a minute a method on one core on the drawn set, for which it was found, and
+    quick    about a minute a method on one core on the drawn set, for which it was found, and
              two to four on real sets; what `make figures` runs
     places   two minutes a method on one core; the drawn set `places` alone
     laptop   about ten minutes a method on one core; real sets without a GPU

@@ -3,8 +3,8 @@
     config.json     everything that fixes the result, and what it was made with
     checkpoint.pt   weights; while training also what is needed to go on
     history.csv     losses, gradient norms, AUCp by step; empty for methods that do not train
-    watched.csv     the score of every test image at each checkpoint, to be looked at afterwards;
-                    nothing is chosen by it
+    watched.csv     scores of test images (at most `WATCHED`) at each checkpoint, to be looked at
+                    afterwards; nothing is chosen by it
     scores.csv      image, patient, part, label (empty where it is not known), score, its
                     percentile among held-out normals (NaN where none were held out), and a
                     method's further scores
@@ -279,7 +279,8 @@ def run(
     'fp32', 'bf16', or '' for what the device trains in by default, see `loop.usual_precision`; a
     method that does not train has none.
 
-    Raises RunError where the folder holds a finished run of another configuration.
+    Raises RunError where the folder holds a finished run of another configuration, DatasetError
+    for masks, boxes or lesions that are none, before anything is trained.
     """
     plain = int | float | str | tuple | None
     parts = [name for name, value in overrides.items() if not isinstance(value, plain)]
@@ -324,6 +325,7 @@ def run(
     with one_writer(here.with_suffix(".lock")):
         if _is_finished(here, identity, made_with["code"]):
             return Run(here)
+        load_labels(dataset)  # what is wrong with masks or boxes is said before hours of training
         begin_again(here)
         write_json(here / "config.json", identity | made_with)
         torch.manual_seed(seed)

@@ -159,9 +159,9 @@ def _colour_bar(limit: float, colours: str = "viridis", **_) -> str:
     )
 
 
-def together(tiles: list[Tile], columns: int = 4) -> bytes:
-    """Tiles with their titles and notes, as one PNG."""
-    columns = min(columns, len(tiles))
+def together(tiles: list[Tile]) -> bytes:
+    """Tiles with their titles and notes, four in a row, as one PNG."""
+    columns = min(4, len(tiles))
     rows = -(-len(tiles) // columns)
     with matplotlib.rc_context(STYLE):
         size = (2.2 * columns, 2.8 * rows)

@@ -92,6 +92,14 @@ def test_a_pair_that_has_not_run_is_said_to_be_missing():
     assert "`sagan_whole` against `sagan`: has not run" in lines[1]
 
 
+def test_where_no_pair_has_several_seeds_it_says_so_and_of_what_was_not_moved_nothing():
+    table = of_patients().assign(low=np.nan)
+    only_cut = MOVED[MOVED["method"].isin(["sagan", "brainomaly"])]
+    *_, cutting, _, _, nobody = answer.answer({"one": table}, pd.DataFrame(), {"one": only_cut})
+    assert nobody.endswith("cannot be said: no pair has run with several seeds.")
+    assert "nan" not in nobody + cutting and "Shifting" not in cutting
+
+
 def test_it_is_written_with_the_runs_that_it_stands_on(monkeypatch, project_root):
     assert answer.write_answer("smoke") == []
     monkeypatch.setattr(store, "PROJECT", project_root)
@@ -111,3 +119,4 @@ def test_every_gan_on_pixels_is_below_the_recommended_features_as_the_readme_say
     families = rows.index.map(lambda method: METHODS[method].family)
     gans = rows[families.str.contains("GAN") & (families != "GAN, features")]
     assert len(gans) > 10 and gans.max() < rows["pretrained_mean"]
+    assert gans.max() < rows["pretrained_logistic_64"]

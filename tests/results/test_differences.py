@@ -98,7 +98,8 @@ def test_the_same_scores_do_not_differ():
     labels, patients, one, _ = experiment(np.random.default_rng(4), 40)
     found = differences.difference(labels, patients, one[:1].repeat(2, 0), one[:1].repeat(2, 0))
     assert found.value == found.error == 0 and found.p == 1
-    assert verdict(found, found.p) == EQUIVALENT
+    assert verdict(found, found.p) == CANNOT_TELL
+    assert verdict(found._replace(rarer=400), 1) == EQUIVALENT
     assert differences.delong(labels, patients, one[0], one[0]) == (0, 0, 1)
 
 
@@ -244,11 +245,31 @@ def test_the_patient_floor_is_what_many_seeds_leave_of_the_patient_variance():
     assert np.isclose(whole.patient_floor, whole.patient_variance, rtol=0.1)
 
 
+@pytest.mark.parametrize(("each", "expected"), [(3, CANNOT_TELL), (500, EQUIVALENT)])
+def test_two_perfect_scores_are_as_equal_as_their_patients_are_many(each, expected):
+    labels = np.repeat([0, 1], each)
+    perfect = np.tile(labels, (3, 1)).astype(float)
+    found = differences.difference(labels, np.arange(2 * each).astype(str), perfect, perfect)
+    low, high = found.interval()
+    alone = metrics.bounded_interval(1.0, np.ones(9), labels, np.arange(2 * each))
+    assert found.p == 1 and -low == high == pytest.approx(1 - alone[0])
+    assert verdict(found, found.p) == expected
+    needed = differences.needed(found)
+    assert needed.shows == "equivalence" and needed.patients == 2 * 299
+    for rarer, then in ((298, CANNOT_TELL), (299, EQUIVALENT)):
+        assert verdict(found._replace(rarer=rarer), 1) == then
+
+
 def test_a_difference_without_any_error_is_no_proof():
     labels, patients = np.array([0, 0, 1, 1]), np.array(list("abcd"))
     perfect, constant = np.tile([0.0, 0.0, 1.0, 1.0], (2, 1)), np.zeros((2, 4))
     found = differences.difference(labels, patients, perfect, constant)
     assert found.value == 0.5 and found.error == 0
-    assert np.isnan(found.p) and verdict(found, found.p) == CANNOT_TELL
+    # That two of two are no mistake has a probability of 1/4 where half of them are.
+    assert found.p == 2 * 0.5**2 and verdict(found, found.p) == CANNOT_TELL
+    assert differences.delong(labels, patients, perfect[0], constant[0])[2] == found.p
+    many = differences.needed(found, tests=2)
+    assert many.shows == "a difference" and many.patients == 2 * 7
+    assert [found._replace(rarer=n).p < 0.05 / 2 for n in (6, 7)] == [False, True]
     one_patient = np.array(list("abcc"))
     assert np.isnan(differences.delong(labels, one_patient, perfect[0], constant[0])[1:]).all()

@@ -23,7 +23,7 @@ def dataset(make_set):
 def of_parts(dataset):
     """Features of known normals, the mix and test images."""
     parts = (dataset.normal, dataset.unlabeled, dataset.test)
-    return [features.mean_features(part.images, "smoke") for part in parts]
+    return [features.mean_features(features._made("smoke"), part.images) for part in parts]
 
 
 def test_the_study_compares_directions_from_the_mix_and_from_its_normal_images(dataset, of_parts):
@@ -107,7 +107,8 @@ def test_whitening_is_along_the_principal_components_of_the_known_normals(datase
     found = features.whitening(run, dataset.at(64))
     held = dataset.at(64).hold_out(0, 0.1)
     known, mix = (
-        features.mean_features(p.images, "smoke")[:, 40:152] for p in (held.normal, held.unlabeled)
+        features.mean_features(features._made("smoke"), part.images)[:, 40:152]
+        for part in (held.normal, held.unlabeled)
     )
     z = (known - known.mean(0)) / known.std(0)
     covariance = ledoit_wolf(z)[0]

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import brentq
 
-from nblib.results import pooled, questions, store, verdicts
+from nblib.results import answer, pooled, questions, store, verdicts
 from nblib.results.store import Result
 from simulations.pooled import FILE, has_false_alarm
 
@@ -102,8 +102,22 @@ def test_the_table_is_written_beside_those_of_single_sets(monkeypatch, project_r
     assert {file.suffix for file in folder.iterdir()} == {".csv", ".md", ".tex", ".json"}
     text = (folder / "pooled.md").read_text()
     assert all(line in text for line in lines) and printed["one"][0] in text
-    monkeypatch.setattr(pooled, "results_by_set", lambda budget: {})
-    assert pooled.write_pooled("smoke")[0].empty
+    # A set on which no pair has run adds nothing, and stops nothing.
+    alone = [result for result in made_up("c", 0.1) if result.config["method"] == "sagan"]
+    for more, empty in (({}, True), ({"c": alone}, True), (results | {"c": alone}, False)):
+        monkeypatch.setattr(pooled, "results_by_set", lambda budget, found=more: found)
+        again, _ = pooled.write_pooled("smoke")
+        assert again.empty if empty else again.equals(printed)
+        assert bool(answer.write_answer("smoke")) != empty
+
+
+def test_what_over_1000_sets_would_not_tell_is_said_where_it_is_all_there_is():
+    answers = {name: verdicts.answers(made_up(name, 0.0)) for name in ("one", "other")}
+    for of_set, difference in zip(answers.values(), (1e-6, -1e-6), strict=True):
+        of_set["difference"] = difference
+    table = pooled.over_sets(answers)
+    assert table["needed"].isna().all()
+    assert "Needed: over 1,000 sets" in pooled.over_sets_in_words(table)[1]
 
 
 def test_only_sets_that_have_results_are_collected():

@@ -95,7 +95,8 @@ def test_the_table_of_moved_images_follows_from_the_scores_kept_or_not(dataset, 
         store.pass_file("moved", "moved", "smoke", seed).unlink()
     again = robustness.moved(store.collect("moved", "smoke")).set_index("method")
     pd.testing.assert_frame_equal(table, again)
-    printed = robustness.write_moved(store.collect("moved", "smoke"))
+    results = store.collect("moved", "smoke")
+    printed = robustness.write_moved(robustness.moved(results), results)
     assert (project_root / "figures" / "moved" / "smoke" / "moved.tex").exists()
     assert printed.loc[0, "shift 4"] == f"{np.mean(drops):+.3f}"
 
@@ -117,7 +118,7 @@ def test_a_pass_over_a_run_that_was_made_again_since_is_left_out_and_said(datase
     assert capsys.readouterr().err.endswith(
         "moved-seed0: sagan is left out, since its run has been made again since.\n"
     )
-    robustness.write_moved(results)
+    robustness.write_moved(robustness.moved(results), results)
     record = json.loads((root() / "figures" / "moved" / "smoke" / "moved.json").read_text())
     assert [of["method"] for of in record["runs"]] == ["brainomaly"]
 
@@ -155,6 +156,17 @@ def test_by_lesion_splits_the_abnormal_images_by_kind_and_thirds_of_size(make_se
         at = names.index(f"test_1_{i}.png")
         hits.append(labels.masks[at].ravel()[run.test_map[at].argmax()])
     assert np.isclose(row["pointing", "small"], np.mean(hits))
+    # Of several lesions in an image each kind counts, and the largest says its size.
+    rows += [("test_1_0.png", "nodule", 0.2)]
+    pd.DataFrame(rows, columns=["image", "kind", "area"]).to_csv(
+        folder / "lesions.csv", index=False
+    )
+    row = robustness.by_lesion([store.of(run)], folder).loc["mean_image"]
+    assert np.isclose(row["AUC", "nodule"], area([0, 1, 3, 5, 7]))
+    assert np.isclose(row["AUC", "effusion"], area([0, 2, 4, 6, 8]))
+    assert np.isclose(row["AUC", "large"], area([0, 7, 8]))
+    of_others = store.of(run)._replace(config=run.config | {"data": "of other images"})
+    assert robustness.by_lesion([of_others], folder).empty
     assert robustness.by_lesion([store.of(run)], "no such set").empty
     assert robustness.by_lesion([store.of(run)], make_set("plain")).empty
 
@@ -240,7 +252,8 @@ def test_mirror_images_are_told_by_what_knows_sides_and_by_nothing_else(dataset,
         store.pass_file("mirrored", "moved", "smoke", seed).unlink()
     again = robustness.mirrored(store.collect("moved", "smoke")).set_index("method")
     pd.testing.assert_frame_equal(table, again)
-    robustness.write_mirrored(store.collect("moved", "smoke"))
+    results = store.collect("moved", "smoke")
+    robustness.write_mirrored(robustness.mirrored(results), results)
     assert (project_root / "figures" / "moved" / "smoke" / "mirrored.tex").exists()
 
 

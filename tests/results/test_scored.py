@@ -1,5 +1,6 @@
 """Finished runs and a folder -> what a reader gets, in Python and from the command line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from files import all_bytes, header_of
 from nblib.data import datasets, folders
 from nblib.files import DatasetError
 from nblib.methods import catalogue
-from nblib.results import scored
+from nblib.results import scored, store
 from nblib.training import runs, scoring
 
 
@@ -60,6 +61,30 @@ def test_of_several_runs_the_first_decides_and_each_has_its_columns(made, tmp_pa
     disputed = scored.disputed(table, 3)
     apart = (table["percentile nearest_normals"] - table["percentile pca16"]).abs()
     assert set(disputed["image"]) <= set(table["image"][apart >= apart.nlargest(3).min()])
+
+
+def test_two_runs_of_one_method_or_of_two_sets_are_refused(made, make_set, tmp_path):
+    (run, _), dataset = made
+    again = runs.run("nearest_normals", dataset, "smoke", 1)
+    other = runs.run("pca16", datasets.load(make_set("other")), "smoke")
+    for second, said in ((again, "are of one method"), (other, "are of two sets")):
+        with pytest.raises(ValueError, match=f"{run.folder} and {second.folder} {said}"):
+            scored.write_scored(dataset.folder / "images", [run, second], tmp_path / "out")
+
+
+def test_a_network_that_was_trained_without_any_label_scores_a_folder(
+    set_writer, tmp_path, project_root
+):
+    parts = {"train/0": 24, "train/unlabeled/0": 24, "test/0": 4, "test/1": 4}
+    folder = set_writer(tmp_path / "unknown", parts, size=32)
+    split = json.loads((folder / "data.json").read_text())
+    split["test"] = [name for names in split["test"].values() for name in names]
+    (folder / "data.json").write_text(json.dumps(split))
+    run = runs.run("ganomaly", datasets.load(folder), "smoke")
+    table, _, _ = scored.write_scored(folder / "images", [run], tmp_path / "out")
+    assert (table["precision"] == run.config["precision"]).all()
+    with pytest.raises(ValueError, match="have no labels to compare methods by"):
+        store.collect("unknown", "smoke")
 
 
 def test_a_damaged_file_is_in_the_table_and_has_no_picture(made, tmp_path):

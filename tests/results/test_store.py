@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import shutil
@@ -215,6 +216,36 @@ def test_runs_that_were_put_aside_are_not_collected(results):
         folder.rename(folder.with_name(f"{folder.name}.old"))
     with pytest.raises(FileNotFoundError, match="no finished run"):
         store.collect(results[0].config["set"], "smoke")
+
+
+def test_what_is_kept_of_a_pass_of_methods_that_took_no_part_in_it_again_stays(results):
+    data, names = results[0].config["set"], [r.config["method"] for r in results[::2]]
+    tables = {
+        r.config["method"]: r.test[["image", "patient", "label", "score"]].assign(
+            method=r.config["method"], mirrored=value
+        )
+        for value, r in zip((1.0, 2.0), results[::2], strict=True)
+    }
+    file = store.pass_file("mirrored", data, "smoke", 0)
+    store.write_pass(file, [*tables.values()])
+    store.keep(data, "smoke")
+    again = tables[names[1]].assign(mirrored=3.0)
+    store.write_pass(file, [again])
+    kept = store.read_found(store.keep(data, "smoke")[-1])
+    assert kept.groupby("method")["mirrored"].unique().map(list).to_dict() == {
+        names[0]: [1.0], names[1]: [3.0],
+    }  # fmt: skip
+    assert list(kept["method"].unique()) == names
+
+
+def test_runs_of_other_images_that_a_set_once_had_are_left_out(make_set, capsys):
+    dataset = datasets.load(make_set())
+    runs.run("mean_image", dataset, "smoke")
+    names = ["mean_image", "pca16"]
+    assert [run.config["method"] for run in store.finished(dataset, "smoke", names, 0)] == names[:1]
+    changed = dataclasses.replace(dataset, fingerprint="other")
+    assert list(store.finished(changed, "smoke", names, 0)) == []
+    assert "since the set has changed since" in capsys.readouterr().err
 
 
 def test_scores_that_were_kept_before_stay_where_the_disk_is_full(results, project_root):

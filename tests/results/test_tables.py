@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
+from nblib import metrics
 from nblib.data import datasets
 from nblib.data.labels import load_labels
 from nblib.results import store, tables
@@ -93,3 +94,13 @@ def test_counts_stand_beside_those_of_the_thesis(make_set):
     assert list(table.loc["a set"]) == [4, 3, 3, 3, 3, 0.5]
     assert table.loc["LAG (thesis)"].tolist()[:5] == [1500, 832, 900, 811, 811]
     assert table.loc["RSNA (thesis)", "abnormal in the mix"] == 0.56
+
+
+def test_intervals_that_other_code_made_are_not_remembered(results, monkeypatch, tmp_path):
+    made, weights = [], metrics.patient_weights
+    monkeypatch.setattr(metrics, "patient_weights", lambda *a: (made.append(a), weights(*a))[1])
+    for text, times in (("", 1), ("", 1), ("RESAMPLES = 3\n", 2)):
+        (tmp_path / "metrics.py").write_text(text)
+        monkeypatch.setattr(metrics, "__file__", str(tmp_path / "metrics.py"))
+        tables.resampled(results)
+        assert len(made) == times

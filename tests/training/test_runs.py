@@ -629,6 +629,16 @@ def test_a_method_sees_images_of_its_size_and_its_maps_are_averaged_to_the_sets(
     assert finished.metrics["images_with_lesion"] == 1
 
 
+def test_boxes_that_are_none_are_named_before_anything_is_trained(tmp_path, monkeypatch):
+    folder = write_set(tmp_path / "boxed", size=16)
+    (folder / "boxes.csv").write_text("image,x,y,width,height\ntest_1_0.png,8,1,0,12\n")
+    monkeypatch.setenv("NBLIB_ROOT", str(tmp_path / "project"))
+    monkeypatch.setattr(runs, "fit", None)
+    with pytest.raises(datasets.DatasetError, match="1 rows hold no box"):
+        run("mean_image", datasets.load(folder, size=16), "smoke")
+    assert not runs.run_folder("boxed", "smoke", "mean_image", 0).exists()
+
+
 # The digest of the code
 
 
