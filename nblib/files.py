@@ -1,6 +1,7 @@
 """Where the project keeps its files, and how they are read and written: whole or not at all."""
 
 import contextlib
+import csv
 import errno
 import hashlib
 import itertools
@@ -170,20 +171,24 @@ MOST_CHARACTERS = 1000
 def read_table(file: Path) -> pd.DataFrame:
     """A CSV file as text, its cells parted by commas or, where the first line has none, semicolons.
 
-    An empty cell is ''. Raises DatasetError where it is no table, or a cell holds a NUL or more
-    than `MOST_CHARACTERS`.
+    An empty cell is ''. Raises DatasetError where it is no table, two columns share a name, or a
+    cell holds a NUL or more than `MOST_CHARACTERS`.
     """
     try:
         must_be_file(file)
         with open(file, errors="replace") as lines:
             first = lines.readline()
         between = ";" if ";" in first and "," not in first else ","
+        # Pandas calls the second of two columns of one name otherwise, and says nothing.
+        names = [name.strip() for name in next(csv.reader([first], delimiter=between), [])]
         table = pd.read_csv(file, sep=between, dtype=str, keep_default_na=False, index_col=False)
     except OSError as error:
         raise DatasetError([f"{file} cannot be read: {error.strerror}."]) from None
-    except ValueError as error:  # pandas' own errors are ValueErrors
+    except (ValueError, csv.Error) as error:  # pandas' own errors are ValueErrors
         problem = f"{file} is no table of comma-separated values: {in_a_line(error)}."
         raise DatasetError([problem]) from None
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise DatasetError([f"{file} has several columns {some(twice)}: keep one."])
     for name, cells in [("the first line", table.columns.to_series()), *table.items()]:
         if cells.str.contains("\0", regex=False).any() or cells.str.len().max() > MOST_CHARACTERS:
             where = some([name])

@@ -116,6 +116,18 @@ def bounded_interval(
     return [float(expit(middle - half)), float(expit(middle + half))]
 
 
+def _with_doubt(share: float, resampled: np.ndarray, patients: np.ndarray) -> list[float]:
+    """The percentile interval of a share; of 0 or 1, where nothing varies, the exact binomial one.
+
+    Of as many trials as there are patients.
+    """
+    if share not in (0, 1):
+        return interval(resampled)
+    trials = len(np.unique(patients))
+    exact = binomtest(round(share * trials), trials).proportion_ci()
+    return [float(exact.low), float(exact.high)]
+
+
 def interval(values: np.ndarray, level: float = 0.95) -> list[float]:
     """The percentile interval of bootstrap values."""
     return [float(v) for v in np.quantile(values, [(1 - level) / 2, (1 + level) / 2])]
@@ -202,7 +214,11 @@ def detection(scores: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, flo
     above, normal, abnormal = values > decided["threshold"], labels == 0, labels == 1
     sensitivities = (weights * (above & abnormal)).sum(1) / (weights * abnormal).sum(1)
     specificities = (weights * (~above & normal)).sum(1) / (weights * normal).sum(1)
-    ranges = interval(sensitivities), interval(specificities), specificity_range(len(held))
+    ranges = [
+        _with_doubt(decided["sensitivity"], sensitivities, patients[abnormal]),
+        _with_doubt(decided["specificity"], specificities, patients[normal]),
+        specificity_range(len(held)),
+    ]
     return found | decided | dict(zip(intervals, ranges, strict=True))
 
 

@@ -6,6 +6,7 @@ that `new_set` describes. Originals are only read.
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,8 @@ def prepare(
     table["patient"] = _patients_by_pattern(table, patient)
     with new_set(name) as folder:
         table, unusable = convert(table, folder / "images", size, conversion)
-        patients = _known(table["patient"].where(table["patient"] != "", table["header_patient"]))
+        own, of_header = _known(table["patient"]), _known(table["header_patient"])
+        patients = own.where(own != "", of_header)
         table = table.assign(patient=numbered(patients), alone=patients == "")
         table, twins = without_twins(table)
         table = _drawn_split(table, seed)
@@ -154,9 +156,7 @@ def _understood(source: Path, unlabeled: str | Path, test: str | Path):
     if "normal" in inside:
         names = {"normal", "unlabeled", "abnormal", "test"}
         parts = {name: path for name, path in inside.items() if name in names}
-        rest = [path for path in sorted(source.iterdir()) if path not in parts.values()]
-        why = f"is none of the folders {', '.join(sorted(names))}, and was not read."
-        left_out = [(path, why) for path in rest if path.is_dir() or may_be_image(path)]
+        left_out = _unread(source, [*parts.values()], names)
     else:
         parts = {"normal": source}
     given = unlabeled and unlabeled != NONE
@@ -178,28 +178,48 @@ def _understood(source: Path, unlabeled: str | Path, test: str | Path):
     meant |= {"unlabeled": ("unlabeled", -1), "test": ("test", -1)}
     places = [(parts[name], *how) for name, how in meant.items() if name in parts]
     if "test" in parts:
-        places = places[:-1] + _places_of_test(parts["test"])
-    rows = [(f, len(d.parts), *how, "") for d, *how in places for f in find_images(d)]
-    table = pd.DataFrame(rows, columns=["file", "depth", "part", "label", "patient"])
-    # A folder within another has its own files; a link to a file is that file.
-    deepest = table.groupby("file")["depth"].transform("max") == table["depth"]
-    table = table[deepest].drop(columns="depth")
-    twice = table["file"].map(os.path.realpath).duplicated()
-    left_out += [(f, "is the same file as another.") for f in table["file"][twice]]
+        of_test, beside = _places_of_test(parts["test"])
+        places, left_out = places[:-1] + of_test, left_out + beside
+    rows = [(f, os.path.realpath(d), *how, "") for d, *how in places for f in find_images(d)]
+    table = pd.DataFrame(rows, columns=["file", "place", "part", "label", "patient"])
+    table = table[_in_its_deepest_place(table)].drop(columns="place")
+    twice = table["file"].duplicated()
+    left_out += [(f, "lies in a folder that was named twice.") for f in table["file"][twice]]
     return table[~twice], left_out
 
 
-def _places_of_test(folder: Path) -> list[tuple[Path, str, int]]:
-    """The folders of test images, with part and label."""
+def _in_its_deepest_place(table: pd.DataFrame) -> np.ndarray:
+    """Whether each row's place is the innermost that holds its file: a folder within another has
+    its own files, however the two were written.
+
+    What a place has by a link alone stays, and is a twin of the file that it leads to.
+    """
+    file = table["file"].map(os.path.realpath)
+    holds = [f.startswith(place + os.sep) for f, place in zip(file, table["place"], strict=True)]
+    # Places that hold the same file lie in each other: the longer, the deeper.
+    depth = table["place"].str.len().where(holds, -1)
+    return (depth == -1) | (depth == depth.groupby(file).transform("max"))
+
+
+def _places_of_test(folder: Path) -> tuple[list[tuple[Path, str, int]], list[tuple[Path, str]]]:
+    """The folders of test images, with part and label; and what lies beside them, and why not."""
     if not os.path.isdir(folder):
         raise DatasetError([f"There is no folder {folder.absolute()}."])
     inside = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
     classes = [name for name in ("normal", "abnormal") if name in inside]
     if len(classes) == 1:
         raise DatasetError([f"{folder} holds {classes[0]}, but not both of normal and abnormal."])
-    if classes:
-        return [(inside[name], "test", label) for label, name in enumerate(classes)]
-    return [(folder, "test", -1)]
+    if not classes:
+        return [(folder, "test", -1)], []
+    places = [(inside[name], "test", label) for label, name in enumerate(classes)]
+    return places, _unread(folder, [place for place, *_ in places], classes)
+
+
+def _unread(folder: Path, read: list[Path], names: Iterable[str]) -> list[tuple[Path, str]]:
+    """What in a folder is neither read nor anything else than images, and why."""
+    why = f"is none of the folders {', '.join(sorted(names))}, and was not read."
+    rest = [path for path in sorted(folder.iterdir()) if path not in read]
+    return [(path, why) for path in rest if path.is_dir() or may_be_image(path)]
 
 
 LIST_COLUMNS = ("image", "label", "patient", "split")

@@ -18,6 +18,8 @@ from nblib.files import DatasetError, read_table, some
 
 LARGEST = 1e9
 """Of the numbers of a box or a lesion: what is larger, such as inf, is none."""
+STRETCHED = 0.02
+"""How much the shape of a mask may differ from its image's, as a share: sides are whole pixels."""
 PLURALS = {"box": "boxes", "lesion": "lesions"}
 
 
@@ -71,19 +73,35 @@ def _masks(dataset: Dataset) -> tuple[np.ndarray | None, list[str]]:
         if not folder.is_dir():
             return None, [f"{folder} is no folder."]
         for i, name in enumerate(dataset.test.names):
-            file = folder / Path(name).with_suffix(".png").name
+            file = folder / _of(name)
             if os.path.lexists(file):
                 try:
-                    masks[i] = _mask(file, size)
+                    masks[i] = _mask(file, size, *dataset.test.sizes[i])
                 except ImageError as error:
                     problems.append(str(error))
+        of_images = {_of(name) for name in os.listdir(image_folder(dataset.folder))}
+        unknown = sorted(name for name in os.listdir(folder) if name not in of_images)
+        if unknown := [name for name in unknown if not name.startswith(".")]:
+            problems.append(
+                f"{folder}: {some(unknown)} is called as no image is (that of a.jpg is a.png)."
+            )
         return masks, problems
     boxes, problems = _rows(dataset, "box", ["image"], ["x", "y", "width", "height"])
     if boxes is None or problems:
         return None, problems
     places = pd.Series(range(len(masks)), dataset.test.names)
     boxes["place"] = boxes["image"].map(places)
-    for box in boxes.dropna(subset="place").itertuples():
+    boxes = boxes.dropna(subset="place")
+    starts, sides = boxes[["x", "y"]].to_numpy(), boxes[["width", "height"]].to_numpy()
+    ends = dataset.test.sizes[boxes["place"].astype(int)]
+    outside = ((starts >= ends) | (starts + sides <= 0)).any(1)
+    if outside.any():
+        first = some([boxes["image"][outside].iloc[0]])
+        return None, [
+            f"{dataset.folder / 'boxes.csv'}: {outside.sum()} boxes lie outside of their image, "
+            f"such as that of {first}: a box is in pixels of the file that it is of."
+        ]
+    for box in boxes.itertuples():
         width, height = dataset.test.sizes[int(box.place)]
         left = max(0, int(box.x / width * size))
         top = max(0, int(box.y / height * size))
@@ -93,9 +111,21 @@ def _masks(dataset: Dataset) -> tuple[np.ndarray | None, list[str]]:
     return masks, []
 
 
-def _mask(file: Path, size: int) -> np.ndarray:
-    """The pixels of size x size that a mask, whatever is not black, covers at least by half."""
+def _of(image: str) -> str:
+    """What the mask of an image is called."""
+    return Path(image).with_suffix(".png").name
+
+
+def _mask(file: Path, size: int, width: int, height: int) -> np.ndarray:
+    """The pixels of size x size that a mask, whatever is not black, covers at least by half.
+
+    Raises ImageError where it is shaped otherwise than its image, of width x height.
+    """
     with opened(file) as image:
+        own = image.width * height, image.height * width
+        if abs(own[0] - own[1]) > STRETCHED * max(own):
+            shapes = f"{image.width} x {image.height} pixels, its image {width} x {height}"
+            raise ImageError(file, f"has {shapes}: another shape.")
         colours = np.asarray(image.convert("RGBA"))
     lesion = colours[..., :3].any(2) & (colours[..., 3] > 0)
     image = Image.fromarray((lesion * 255).astype(np.uint8))

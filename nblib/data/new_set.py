@@ -68,6 +68,8 @@ def new_set(name: str) -> Iterator[Path]:
     if here.exists():
         raise DatasetError([f"There is a set {here}: choose another name."])
     with passing_folder(here.parent, name) as folder:
+        if here.exists():  # made by another, while this one waited
+            raise DatasetError([f"There is a set {here}: choose another name."])
         (folder / "images").mkdir()
         yield folder
         folder.chmod(0o755)
@@ -121,14 +123,15 @@ def _names(files: list[Path]) -> list[str]:
 
     Where a spreadsheet would take it for a formula, there is a '_' before it.
     """
-    names, used = [], set()
+    names, used, last = [], set(), {}
     for file in files:
         stem = file.stem if file.suffix.lower() in IMAGE_SUFFIXES else file.name
         stem = no_formula(as_text(stem), "_").encode()[:100].decode(errors="ignore")
-        name, number = stem, 1
+        name, number = stem, last.get(stem.lower(), 1)
         while name.lower() in used:
             number += 1
             name = f"{stem}_{number}"
+        last[stem.lower()] = number
         used.add(name.lower())
         names.append(f"{name}.png")
     return names

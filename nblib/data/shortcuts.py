@@ -1,7 +1,8 @@
 """What of a set can be told without looking at a lesion: image statistics, and metadata alone.
 
-A number here is the AUC in whichever direction is better, found by looking at test labels: a check
-of the set, and no method. Where it reaches a method, that method may have learned no more.
+A number here is an AUC, of statistics in whichever direction is better, found by looking at test
+labels: a check of the set, and no method. Where it reaches a method, that method may have learned
+no more.
 """
 
 import io
@@ -53,9 +54,10 @@ STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def check(dataset: Dataset, labels: Labels) -> tuple[dict[str, float], float]:
-    """AUC on the test part, in the better direction, of each statistic and of metadata alone.
+    """AUC on the test part of each statistic, in the better direction, and of metadata alone.
 
-    And what the best of the statistics stays below in 95 % of cases when labels are drawn by lot.
+    And what the best of the statistics stays below in 95 % of cases when patients are called normal
+    and abnormal by lot.
 
     'width', 'height': of the files. 'metadata (columns)': a logistic regression on the columns of
     metadata.csv beside image and patient, fitted to test labels and judged on patients that it
@@ -70,19 +72,28 @@ def check(dataset: Dataset, labels: Labels) -> tuple[dict[str, float], float]:
     # An AUC is a sum of ranks, so that all lots are one product of matrices.
     ranks = rankdata(np.array(list(values.values())), axis=1)
     random = np.random.default_rng(0)
-    lots = np.stack([normal, *(random.permutation(normal) for _ in range(LOTS))])
-    n0, n1 = normal.sum(), (~normal).sum()
-    areas = (ranks @ ~lots.T - n1 * (n1 + 1) / 2) / (n0 * n1)
+    patients = dataset.test.patients
+    lots = np.stack([normal, *(_by_lot(normal.sum(), patients, random) for _ in range(LOTS))])
+    n0, n1 = lots.sum(1), (~lots).sum(1)
+    areas = (ranks @ ~lots.T - n1 * (n1 + 1) / 2) / np.maximum(n0 * n1, 1)
     areas = np.maximum(areas, 1 - areas)
     found = {name: float(area) for name, area in zip(values, areas[:, 0], strict=True)}
     by_lot = areas[:, 1:].max(0)
-    known, patients = metadata(dataset), dataset.test.patients
+    known = metadata(dataset)
     fewest = min(len(set(patients[normal])), len(set(patients[~normal])))
     if known.shape[1] and fewest >= FOLDS:
         scores = _by_metadata(known, labels.test, dataset.test.patients)
         name = f"metadata ({', '.join(known)})"
         found[name] = metrics.auc(labels.test, scores)
     return dict(sorted(found.items(), key=lambda item: -item[1])), float(np.quantile(by_lot, 0.95))
+
+
+def _by_lot(n_normal: int, patients: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Which images are called normal if patients are called so by lot, until there are as many."""
+    ids, patient = np.unique(patients, return_inverse=True)
+    order = random.permutation(len(ids))
+    many = np.bincount(patient)[order].cumsum()
+    return np.isin(patient, order[: np.searchsorted(many, n_normal) + 1][: len(ids) - 1])
 
 
 def metadata(dataset: Dataset) -> pd.DataFrame:

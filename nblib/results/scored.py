@@ -181,9 +181,11 @@ def advice(asked: list[Run], dataset: Dataset) -> str:
     return words
 
 
-def first_to_look_at(table: pd.DataFrame, dataset: Dataset, many: int = 6) -> pd.DataFrame:
-    """The highest scores among images of which nobody said that they are normal."""
-    parts = scoring.with_parts(table, dataset)
+def first_to_look_at(
+    table: pd.DataFrame, dataset: Dataset, source: str | Path, many: int = 6
+) -> pd.DataFrame:
+    """The highest scores among images of a source of which nobody said that they are normal."""
+    parts = scoring.with_parts(table, dataset, source)
     return parts[parts["score"].notna() & (parts["part"] != "known normal")].head(many)
 
 

@@ -326,12 +326,12 @@ def run(
         if _is_finished(here, identity, made_with["code"]):
             return Run(here)
         load_labels(dataset)  # what is wrong with masks or boxes is said before hours of training
-        begin_again(here)
-        write_json(here / "config.json", identity | made_with)
         torch.manual_seed(seed)
         model = entry(method).make(**arguments)
         seen = dataset.at(model.image_size or dataset.size)
         held = seen.hold_out(seed, held_out)
+        begin_again(here)
+        write_json(here / "config.json", identity | made_with)
         history = fit(
             model,
             held,
@@ -365,14 +365,28 @@ def made_beside(finished: Run, dataset: Dataset) -> list[Run]:
 
 
 def sources(method: str) -> list[Path]:
-    """The source files that the training of a method depends on, its own first."""
+    """The source files that the training of a method depends on, its own first.
+
+    Last those of other methods that it is made of.
+    """
     found = entry(method)
     modules = [getattr(part, "__module__", "") for part in (found.kind, *found.fixed.values())]
     own = [
         f"{m.removeprefix('nblib.').replace('.', '/')}.py" for m in modules if "nblib.methods" in m
     ]
     package = Path(__file__).parents[1]
-    return [package / name for name in dict.fromkeys((*own, *TRAINING_SOURCES))]
+    files = [package / name for name in dict.fromkeys((*own, *TRAINING_SOURCES))]
+    for file in files:  # which grows meanwhile
+        files += [other for other in _methods_behind(file) if other not in files]
+    return files
+
+
+@functools.cache
+def _methods_behind(file: Path) -> list[Path]:
+    """The files of `nblib.methods` that a file imports from, in order."""
+    imports = [n for n in ast.parse(file.read_text()).body if isinstance(n, ast.ImportFrom)]
+    names = [n.module for n in imports if (n.module or "").startswith("nblib.methods.")]
+    return [Path(__file__).parents[1] / "methods" / f"{n.split('.')[-1]}.py" for n in names]
 
 
 def code_digest(method: str) -> str:
@@ -592,9 +606,12 @@ def _device_name(device: str) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the project that runs, where it is a git checkout."""
+    """The commit of the project that runs, where it is a git checkout, and git is there."""
     here = Path(__file__).parent
-    answer = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
     return answer.stdout.strip() or None

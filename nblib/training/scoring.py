@@ -1,7 +1,8 @@
 """A finished run and any images -> a score, a percentile and a decision for each."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nblib import metrics
-from nblib.data.datasets import Dataset
+from nblib.data.datasets import Dataset, image_folder
 from nblib.data.dicom import Read
 from nblib.data.folders import find_images
 from nblib.data.images import ImageError, read_all, scaled
@@ -20,6 +21,9 @@ from nblib.training.loop import best_device
 from nblib.training.runs import Run
 
 TABLE_COLUMNS = ["image", "score", "percentile", "decision", "problem", "note"]
+
+READ_AHEAD = 256
+"""Images that are in memory at once: those of a large folder are not."""
 
 NOT_FINITE = "has no score: what the run makes of it is no finite number."
 
@@ -40,7 +44,8 @@ class Seen(NamedTuple):
 def score(source: str | Path, run: Run | str | Path) -> pd.DataFrame:
     """Score a folder of images at any depth, or one image, by a finished run.
 
-    Pictures and DICOM files are read as those of the run's set were. Returns a row an image: see
+    DICOM files are converted as those of the run's set were; what else was done to its images when
+    the set was made, such as reducing or cropping them, is not. Returns a row an image: see
     `table`. Raises FileNotFoundError where there is no such run, no such folder, or no image in it.
     """
     run = finished_run(run)
@@ -77,14 +82,19 @@ def table(
     return rows[TABLE_COLUMNS]
 
 
-def with_parts(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    """The table with the part of each image of a set, '' of others.
+def with_parts(table: pd.DataFrame, dataset: Dataset, source: str | Path) -> pd.DataFrame:
+    """The table of a source with the part of each image of a set, '' of others.
 
-    What a run was trained on is no test of it: most known normals, and unlabeled images too.
+    What a run was trained on is no test of it: most known normals, and unlabeled images too. Images
+    of another folder are none of the set's, whatever they are called.
     """
     parts = {"known normal": dataset.normal, "unlabeled": dataset.unlabeled, "test": dataset.test}
+    own = at_home(source)
+    folder = own.parent if own.is_file() else own
+    if os.path.realpath(folder) != os.path.realpath(image_folder(dataset.folder)):
+        parts = {}
     part_of = {name: part for part, images in parts.items() for name in images.names}
-    return table.assign(part=table["image"].map(part_of).fillna(""))
+    return table.assign(part=[part_of.get(name, "") for name in table["image"]])
 
 
 def conversion_of(run: Run) -> str:
@@ -105,9 +115,15 @@ def _as_seen(run: Run, method: Method) -> Callable[[Path, Read], tuple[np.ndarra
 
 
 def seen(files: list[Path], run: Run) -> Iterator[Seen | ImageError]:
-    """What a run says of each file, in order, or why it has no score. 64 at a time."""
+    """What a run says of each file, in order, or why it has no score. 64 at a time.
+
+    At most `READ_AHEAD` are read before they are scored.
+    """
     method = run.method().to(best_device())
-    read = read_all(files, conversion_of(run), _as_seen(run, method))
+    starts = range(0, len(files), READ_AHEAD)
+    slices = (files[start : start + READ_AHEAD] for start in starts)
+    how = conversion_of(run), _as_seen(run, method)
+    read = chain.from_iterable(read_all(some, *how) for some in slices)
     counted = progress(len(files), f"scoring by {run.config['method']}")
     names = iter(files)
     while some := list(islice(read, 64)):

@@ -504,6 +504,58 @@ def test_a_folder_within_another_keeps_its_own_images(layout):
     assert len(split["train"]["unlabeled"]) == 4 and len(split["test"]["1"]) == 2
 
 
+@pytest.mark.parametrize(
+    "written",
+    [("all", "all/test"), ("{}/all", "all/test"), ("all", "{}/all/test"), ("{}/all", "link/test")],
+)
+def test_a_test_folder_within_the_normal_ones_is_test_however_the_two_are_written(
+    layout, written, monkeypatch
+):
+    here = layout({"all": 8, "all/test/normal": 3, "all/test/abnormal": 4})
+    monkeypatch.chdir(here)
+    os.symlink(here / "all", here / "link")
+    source, test = (word.format(here) for word in written)
+    split = split_of(prepare(source, "within", unlabeled="none", test=test))
+    assert split["train"]["0"] == [f"all{i}.png" for i in range(8)]
+    assert len(split["test"]["0"]) == 3 and len(split["test"]["1"]) == 4
+
+
+def test_a_link_from_the_abnormal_ones_to_a_normal_image_leaves_both_out(layout):
+    source = layout({"normal": 5, "unlabeled": 3, "test/normal": 2, "test/abnormal": 2})
+    os.symlink(source / "normal" / "normal0.png", source / "test" / "abnormal" / "y.png")
+    folder = prepare(source, "linked")
+    assert "normal0.png" not in split_of(folder)["train"]["0"]
+    assert {"normal0.png", "y.png"} <= left_out_of(folder).keys()
+    assert "called otherwise" in left_out_of(folder)["y.png"]
+
+
+def test_what_lies_beside_the_folders_of_test_is_listed(layout):
+    source = layout(
+        {"normal": 3, "unlabeled": 3, "test/normal": 2, "test/abnormal": 2, "test/unclear": 2}
+    )
+    draw(source / "test" / "loose.png")
+    left_out = left_out_of(prepare(source, "beside"))
+    assert {"unclear", "loose.png"} <= left_out.keys() and "was not read" in left_out["unclear"]
+
+
+def test_a_patient_who_is_called_unknown_is_the_one_of_the_header(layout, tmp_path):
+    for i in range(6):
+        draw_dicom(tmp_path / "d" / f"{i}.dcm", f"patient {i // 2}")
+    parts, labels = ("normal", "train", "test"), ("0", "", "0")
+    rows = [(f"d/{i}.dcm", labels[i // 2], "nan", parts[i // 2]) for i in range(6)]
+    file = csv_of(tmp_path, rows, ("image", "label", "patient", "split"))
+    dataset = datasets.load(prepare(file, "unknown"), 16)
+    parts = (dataset.normal, dataset.unlabeled, dataset.test)
+    assert [len(set(part.patients)) for part in parts] == [1, 1, 1]
+
+
+def test_two_columns_of_one_name_are_refused(layout):
+    source = layout({"p": 2})
+    rows = [("p/p0.png", "0", "1", "train"), ("p/p1.png", "0", "1", "test")]
+    with pytest.raises(DatasetError, match=r"has several columns label: keep one\.$"):
+        prepare(csv_of(source, rows, ("image", "label", "label", "split")), "twice")
+
+
 def test_linked_folders_are_read_and_circles_end(layout, tmp_path):
     source = layout({"normal": 2, "unlabeled": 1, "elsewhere": 3})
     (source / "elsewhere").rename(tmp_path / "elsewhere")

@@ -88,6 +88,12 @@ def test_boxes_are_cut_off_at_the_border(make_set, box):
     assert np.array_equal(labels.masks[place], covered([box], 40, 24, 16))
 
 
+@pytest.mark.parametrize("box", [(40, 3, 20, 8), (30, 300, 30, 12), (-9, 3, 9, 8)])
+def test_a_box_outside_of_its_image_is_an_error(make_set, box):
+    with pytest.raises(DatasetError, match=r"boxes.csv: 1 boxes lie outside .* test_1_0.png"):
+        set_with_boxes(make_set, [(1, 1, 4, 4), box])
+
+
 def test_normal_images_and_those_with_lesions_are_annotated(make_set):
     dataset = load(make_set(boxes=[("test_1_1.png", 2.5, 3, 4.25, 4)]), 16)
     labels = load_labels(dataset)
@@ -204,6 +210,20 @@ def test_a_broken_mask_is_an_error(make_set):
         load_labels(load(folder, 16))
 
 
+def test_masks_of_another_shape_or_of_no_image_are_named(make_set):
+    folder = make_set(masks={"test_1_0.png": GREY})
+    shape = np.asarray(Image.open(folder / "images" / "test_1_0.png")).shape
+    Image.fromarray(np.zeros((2 * shape[0], 2 * shape[1]), np.uint8)).save(
+        folder / "masks" / "test_1_1.png"
+    )
+    Image.fromarray(np.zeros((7, 90), np.uint8)).save(folder / "masks" / "test_1_2.png")
+    (folder / "masks" / "test_1_0_mask.png").write_bytes(b"")
+    (folder / "masks" / ".hidden").write_bytes(b"")
+    shaped, named = label_problems(folder)
+    assert "test_1_2.png" in shaped and "has 90 x 7 pixels, its image" in shaped
+    assert named.endswith("test_1_0_mask.png is called as no image is (that of a.jpg is a.png).")
+
+
 def test_lesions_are_read_with_names_as_text(make_set):
     folder = make_set()
     (folder / "images" / "007").symlink_to("test_1_0.png")
@@ -257,7 +277,7 @@ def test_problems_of_lesions_come_with_those_of_boxes_and_masks(make_set):
 @pytest.mark.parametrize("name", ["boxes.csv", "lesions.csv", "masks", "masks/test_1_0.png"])
 def test_a_link_to_nothing_or_a_pipe_is_told_of_and_nobody_waits(make_set, name):
     for make in (lambda file: file.symlink_to("nowhere"), os.mkfifo):
-        folder = make_set(f"{make}", masks={"t.png": GREY} if "/" in name else None)
+        folder = make_set(f"{make}", masks={"test_1_1.png": GREY} if "/" in name else None)
         make(folder / name)
         [told] = label_problems(folder)
         assert name in told

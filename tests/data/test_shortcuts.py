@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -131,6 +133,28 @@ def test_every_table_of_a_set_with_a_shortcut_says_so_and_of_one_without_does_no
     for found, chance in (({"mean": 0.0001}, 0), ({"mean": 0.8}, 0.85)):
         shortcuts.keep_shortcuts("dark", found, chance)
         assert write.shortcut_warning(results) == []
+
+
+def test_lots_are_drawn_by_patient_so_that_many_images_of_few_prove_little(make_set):
+    """Of eight patients, each of whose ten images are as bright as the others of that patient."""
+    folder = make_set("bright", COUNTS)
+    patients = np.array([f"{i // 10}" for i in range(80)])
+    files = [f"test_{label}_{i}.png" for label in (0, 1) for i in range(40)]
+    for file, patient in zip(files, patients, strict=True):
+        image = np.asarray(Image.open(folder / "images" / file))
+        Image.fromarray((image // 4 + 20 * int(patient)).astype(np.uint8)).save(
+            folder / "images" / file
+        )
+    dataset = datasets.load(folder, 8)
+    whose = dict(zip(files, patients, strict=True))
+    of = np.array([whose[name] for name in dataset.test.names])
+    eight = dataclasses.replace(dataset, test=dataclasses.replace(dataset.test, patients=of))
+    labels = load_labels(dataset)
+    (found, bar), (again, higher) = (shortcuts.check(d, labels) for d in (dataset, eight))
+    assert found == again and bar < 0.75 and higher > 0.9
+    for k in range(9):
+        lot = shortcuts._by_lot(40, of, np.random.default_rng(k))
+        assert lot.sum() == 40 and len(set(of[lot])) == 4
 
 
 def test_the_best_of_noise_stays_below_what_lots_reach_in_19_of_20_sets(make_set):

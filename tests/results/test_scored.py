@@ -229,7 +229,7 @@ def test_which_to_trust_is_said_with_what_the_real_sets_showed(made):
 def test_what_is_looked_at_first_was_called_normal_by_nobody(made, tmp_path):
     asked, dataset = made
     table, *_ = scored.write_scored(dataset.folder / "images", asked[:1], tmp_path / "out")
-    first = scored.first_to_look_at(table, dataset, 5)
+    first = scored.first_to_look_at(table, dataset, dataset.folder / "images", 5)
     assert len(first) == 5 and set(first["part"]) <= {"unlabeled", "test"}
     others = table[~table["image"].isin(dataset.normal.names)]
     assert first["score"].tolist() == others["score"].head(5).tolist()

@@ -639,6 +639,17 @@ def test_boxes_that_are_none_are_named_before_anything_is_trained(tmp_path, monk
     assert not runs.run_folder("boxed", "smoke", "mean_image", 0).exists()
 
 
+def test_an_argument_that_is_none_leaves_nothing_half_written(dataset):
+    with pytest.raises(ValueError):
+        run("mean_image", dataset, "smoke", seed=77, held_out=2.0)
+    assert not runs.run_folder(dataset.name, "smoke", "mean_image", 77).exists()
+
+
+def test_a_run_is_made_where_there_is_no_git(dataset, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert run("mean_image", dataset, "smoke", seed=78).config["commit"] is None
+
+
 # The digest of the code
 
 
@@ -692,6 +703,11 @@ def test_a_method_depends_on_its_own_file_and_on_what_trains_it():
     assert "methods/sagan.py" not in names
     assert "methods/sagan.py" in {"/".join(f.parts[-2:]) for f in runs.sources("sagan")}
     assert all(file.is_file() for file in runs.sources("sagan"))
+    # Also what a method is made of behind its own file.
+    behind = {"brainomaly_features": "pretrained", "pixel_fisher": "directions"}
+    for method, other in behind.items():
+        assert f"{other}.py" in {file.name for file in runs.sources(method)}
+    assert "pretrained.py" not in {file.name for file in runs.sources("sagan_swin")}
 
 
 def test_files_that_only_show_results_are_no_sources():

@@ -9,7 +9,7 @@ from PIL import Image
 
 from files import header_of
 from nblib import metrics
-from nblib.data import datasets
+from nblib.data import datasets, images
 from nblib.data.dicom import ImageError
 from nblib.training import runs, scoring
 from nblib.training.runs import Run
@@ -138,9 +138,29 @@ def test_names_that_are_no_unicode_and_files_without_an_image(run, tmp_path):
 def test_a_table_says_which_part_of_the_set_an_image_is_of(run):
     run, dataset = run
     table = scoring.score(dataset.folder / "images", run)
-    parts = scoring.with_parts(table, dataset).set_index("image")["part"]
+    own = dataset.folder / "images"
+    parts = scoring.with_parts(table, dataset, own).set_index("image")["part"]
     assert parts["normal_0.png"] == "known normal" and parts["mixed_1_0.png"] == "unlabeled"
     assert parts["test_1_0.png"] == "test" and (parts != "").all()
+    # Images of another folder may be called as those of the set are.
+    assert (scoring.with_parts(table, dataset, dataset.folder.parent)["part"] == "").all()
+    one = scoring.with_parts(table[table["image"] == "test_1_0.png"], dataset, own / "test_1_0.png")
+    assert one["part"].tolist() == ["test"]
+
+
+def test_no_more_images_are_read_than_are_about_to_be_scored(run, monkeypatch):
+    run, dataset = run
+    read, read_image = [], images.read_image
+    monkeypatch.setattr(images, "read_image", lambda *a: (read.append(a), read_image(*a))[1])
+    files = scoring.files_in(dataset.folder / "images")
+    whole = [of.score for of in scoring.seen(files, run)]
+    assert len(read) == len(whole) == len(files) > 70
+    read.clear()
+    monkeypatch.setattr(scoring, "READ_AHEAD", 3)
+    found = scoring.seen(files, run)
+    some = [next(found).score]
+    assert len(read) <= 64 + 3  # a batch, and what was begun beyond it
+    assert np.allclose([*some, *(of.score for of in found)], whole)
 
 
 def test_percentiles_count_ties_half(run):
