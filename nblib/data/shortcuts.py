@@ -61,8 +61,14 @@ def check(dataset: Dataset, labels: Labels) -> tuple[dict[str, float], float]:
 
     'width', 'height': of the files. 'metadata (columns)': a logistic regression on the columns of
     metadata.csv beside image and patient, fitted to test labels and judged on patients that it
-    did not see (5 folds); left out where there are none, or too few patients.
+    did not see (5 folds); left out where there are none, or too few patients. Raises DatasetError
+    where the test part does not have images known to be normal and such known to be abnormal.
     """
+    if {*labels.test} != {0, 1}:
+        raise DatasetError(
+            [f"{dataset.name} has no labelled test images: what tells of them without a lesion is "
+             "not known."]
+        )  # fmt: skip
     grey = dataset.test.images.astype(np.float64).mean(1)
     values = {name: of(grey) for name, of in STATISTICS.items()}
     values |= dict(

@@ -42,7 +42,11 @@ def answer(
         ]
     asked = {f"on `{name}`": _asked(table) for name, table in tables.items()}
     asked["on average over these sets"] = average = _asked(over)
-    helps = [f"{where} {verdicts.counted(rows)}" for where, rows in asked.items() if len(rows)]
+    helps = [
+        f"{where} {verdicts.counted(rows)}{_not_run(rows)}"
+        for where, rows in asked.items()
+        if len(rows)
+    ]
     shifts = ", ".join(filter(None, (_shifted(*of_set) for of_set in moved.items())))
     shifting = (
         f"\nShifting images by {PIXELS} pixels changes the AUC of `sagan`, and of what is not cut, "
@@ -62,6 +66,12 @@ def answer(
 def _asked(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the thesis' question."""
     return table[table["family"] == THESIS] if len(table) else table
+
+
+def _not_run(rows: pd.DataFrame) -> str:
+    """How many pairs of the thesis' question are missing."""
+    missing = sum(len(q.pairs) for q in QUESTIONS if q.family == THESIS) - len(rows)
+    return f", {missing} have not run" if missing else ""
 
 
 def _pair(tables: dict[str, pd.DataFrame], over: pd.DataFrame, method: str, against: str) -> str:
