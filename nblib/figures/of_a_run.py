@@ -23,6 +23,7 @@ from nblib.figures.style import (
     blank,
     legend_below,
     line_a_column,
+    nothing,
     outline,
     show_image,
     show_map,
@@ -171,8 +172,12 @@ def whitening(found, title: str) -> Figure:
 
 @styled
 def histogram(run: Run) -> Figure:
-    """A run's scores of normal and abnormal test images and held-out normals, and its threshold."""
-    test, held, numbers = run.test, run.held_out, run.metrics
+    """A run's scores of normal and abnormal test images and held-out normals, and its threshold.
+
+    Without test images, of the unlabeled ones.
+    """
+    part = "test" if len(run.test) else "unlabeled"
+    test, held, numbers = run.scores[run.scores["part"] == part], run.held_out, run.metrics
     figure, axes = blank(height=2.4)
     axes = axes[0, 0]
     bins = np.histogram_bin_edges(np.concatenate([test["score"], held]), 30)
@@ -181,7 +186,7 @@ def histogram(run: Run) -> Figure:
     for name, (label, colour, hatch) in kinds.items():
         values = test.loc[test["label"].fillna(-1) == label, "score"]
         if len(values):
-            axes.hist(values, bins, alpha=0.5, color=colour, label=f"test, {name}", hatch=hatch)
+            axes.hist(values, bins, alpha=0.5, color=colour, label=f"{part}, {name}", hatch=hatch)
     # Their density as a rug: too few for a histogram of their own.
     axes.plot(held, np.zeros(len(held)), "|", ms=10, color="black", label="held-out normal")
     if numbers["threshold"] is not None:
@@ -199,6 +204,8 @@ def distributions(statistics: dict[str, np.ndarray], labels: np.ndarray, title: 
     """
     import seaborn as sns
 
+    if not len(labels):
+        return nothing(title)
     figure, axes = blank(1, len(statistics), height=2.2)
     for cell, (name, values) in zip(axes[0], statistics.items(), strict=True):
         words = np.select([labels == 0, labels == 1], ["normal", "abnormal"], "label unknown")
@@ -230,6 +237,8 @@ def heat_maps(run: Run, dataset: Dataset, labels: Labels, chosen: np.ndarray) ->
 
     A method without maps or restored images shows the rows it has.
     """
+    if not len(chosen):
+        return nothing(f"{run.config['method']}, {where(run)}")
     test, rows = run.test, {"input": dataset.test.images[chosen]}
     if run.test_restored is not None:
         rows["restored"] = run.test_restored[chosen]

@@ -10,8 +10,10 @@ def typical(test: pd.DataFrame) -> np.ndarray:
     """Positions of six images of a run's test part, chosen by rule.
 
     The lowest, the median and the highest score of the normal and then of the abnormal images;
-    without labels six from the lowest to the highest score.
+    without labels six from the lowest to the highest score; none of no images.
     """
+    if test.empty:
+        return np.array([], int)
     if test["label"].isna().any():
         order = test.sort_values("score", kind="stable").index
         return order[np.linspace(0, len(order) - 1, 6).round().astype(int)].to_numpy()

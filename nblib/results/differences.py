@@ -96,7 +96,7 @@ def _critical(tail: float, patient_variance, seed_variances, seeds: tuple[int, i
     Quantiles of Student's t, one for each part of the variance with that part's degrees of freedom
     (the patients' counts as known), weighted by the parts; NaN with one seed. Welch's own degrees
     of freedom come from the very variances that chance made small: with two or three seeds and many
-    patients he is wrong up to six times too often (data/simulated/false_alarms.csv).
+    patients he was wrong up to six times too often, in trials that are not kept.
     """
     weighted, whole = patient_variance * -ndtri(tail), patient_variance
     for variance, k in zip(seed_variances, seeds, strict=True):

@@ -220,7 +220,8 @@ def mirrored_in_words(rows: pd.DataFrame) -> str:
     ) * bool(len(acts))
     return (
         f"{len(sees)} of {len(rows)} methods tell a normal image from its mirror image better or "
-        f"worse than by chance{': ' * bool(listed)}{listed}. The farthest from 0.5 is "
+        f"worse than by chance{': ' * bool(listed)}{listed} (each by its own "
+        "interval, of which one in twenty is wrong by chance). The farthest from 0.5 is "
         f"`{most.method}`, {most.auc:.3f}.{codes}"
     )
 

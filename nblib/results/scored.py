@@ -68,6 +68,14 @@ def made(
     return (runs.run(name, dataset, budget, seed, precision=precision) for name in methods)
 
 
+def named(methods: str) -> list[str]:
+    """The methods that a text names, with commas between. Raises as `catalogue.entry`."""
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    for name in names:
+        catalogue.entry(name)
+    return names
+
+
 def of_set(name: str, budget: str) -> Iterator[Run]:
     """The runs of the `recommended` methods on a set, as `made` makes them: in seconds each."""
     dataset = datasets.load(name)
@@ -152,8 +160,10 @@ def agreement(asked: list[Run], dataset: Dataset) -> pd.DataFrame:
 
 
 def disputed(table: pd.DataFrame, many: int = 10) -> pd.DataFrame:
-    """The images of a `joined` table on whose percentile its runs differ most."""
+    """The images of a `joined` table on whose percentile its runs differ most; none of one run."""
     ranks = table.filter(regex="^percentile .")
+    if ranks.shape[1] < 2:
+        return pd.DataFrame()
     apart = (ranks.max(axis=1) - ranks.min(axis=1)).sort_values(ascending=False, kind="stable")
     return table.loc[apart.index[:many], ["image", *ranks]]
 
@@ -224,7 +234,10 @@ def summary(table: pd.DataFrame, asked: list[Run]) -> str:
             "would be."
         )
     elif scored.any():
-        lines.append("Too few known normals were held out for a decision: see score, percentile.")
+        lines.append(
+            f"{len(asked[0].held_out)} known normals were held out, too few for a decision, which "
+            "takes 19: see score and percentile."
+        )
     if noted := (table["note"] != "").sum():
         lines.append(f"{BURNED_IN} {noted}.")
     lines += [f"not scored: {row.image} {row.problem}" for row in table[~scored].itertuples()]

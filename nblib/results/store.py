@@ -104,9 +104,18 @@ def collect(
             f"There is no finished run of the set '{data}' at the budget '{budget}' under "
             f"{root()}. Make them: make {target} DATA={data} BUDGET={budget}"
         )
-    if not all("auc" in result.metrics for result in results):
-        raise ValueError(f"The test images of '{data}' have no labels to compare methods by.")
+    must_be_labelled(results)
     return results
+
+
+def must_be_labelled(results: list[Result]) -> None:
+    """Raise ValueError where the set has no labelled test images."""
+    for result in results:
+        if result.test.empty or result.test["label"].isna().any():
+            raise ValueError(
+                f"The test images of '{result.config['set']}' have no labels to compare methods "
+                "by: 61_your_own_images trains and scores with it."
+            )
 
 
 def one_set(results: list[Result], *same: str) -> None:

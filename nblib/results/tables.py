@@ -43,9 +43,10 @@ def by_method(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Labels and patients of the test images (n,), and each method's scores of them (seeds, n).
 
-    Raises ValueError where results differ in set, budget or images.
+    Raises ValueError where results differ in set, budget or images, or test images have no labels.
     """
     one_set(results, "data")
+    store.must_be_labelled(results)
     test = results[0].test
     scores: dict[str, list[np.ndarray]] = {}
     for result in results:

@@ -14,10 +14,12 @@ from PIL import Image
 from scipy.stats import rankdata
 
 from files import all_bytes, header_of
-from nblib.data import datasets, folders
+from nblib import figures
+from nblib.data import datasets, folders, shortcuts
+from nblib.data.labels import load_labels
 from nblib.files import DatasetError
 from nblib.methods import catalogue
-from nblib.results import scored, store
+from nblib.results import choose, scored, store, tables
 from nblib.training import runs, scoring
 
 
@@ -85,6 +87,36 @@ def test_a_network_that_was_trained_without_any_label_scores_a_folder(
     assert (table["precision"] == run.config["precision"]).all()
     with pytest.raises(ValueError, match="have no labels to compare methods by"):
         store.collect("unknown", "smoke")
+    with pytest.raises(ValueError, match="61_your_own_images"):
+        tables.table([store.of(run)])
+    assert scored.disputed(table).empty
+
+
+def test_a_set_without_test_images_is_shown_by_its_unlabeled_ones(
+    set_writer, tmp_path, project_root
+):
+    folder = set_writer(tmp_path / "none", {"train/0": 40, "train/unlabeled/0": 24}, size=16)
+    split = json.loads((folder / "data.json").read_text())
+    split["train"]["unlabeled"] = split["train"]["unlabeled"]["0"]
+    (folder / "data.json").write_text(json.dumps(split | {"test": []}))
+    dataset = datasets.load(folder, 16)
+    run = runs.run("nearest_normals", dataset, "smoke")
+    assert len(choose.typical(run.test)) == 0
+    figure = figures.histogram(run)
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == len(dataset.unlabeled)
+    assert "unlabeled, label unknown" in {text.get_text() for text in figure.legends[0].texts}
+    labels = load_labels(dataset)
+    assert (
+        figures.heat_maps(run, dataset, labels, choose.typical(run.test)).get_label() == "nothing"
+    )
+    with pytest.raises(DatasetError, match="none has no labelled test images"):
+        shortcuts.check(dataset, labels)
+
+
+def test_methods_are_named_with_commas_and_blanks_between_and_all_before_the_first_is_made():
+    assert scored.named(" sagan , brainomaly,") == ["sagan", "brainomaly"] and not scored.named("")
+    with pytest.raises(ValueError, match="no method 'sagn'"):
+        scored.named("sagan, sagn")
 
 
 def test_a_damaged_file_is_in_the_table_and_has_no_picture(made, tmp_path):
