@@ -196,7 +196,7 @@ def test_a_batch_that_is_told_to_stop_stops_at_once_and_leaves_nothing_running(
     assert set(listens) == {"127.0.0.1"}
     assert process.wait(60) == 128 + number, (tmp_path / "said").read_text()
     _, left = psutil.wait_procs(jobs, timeout=30)
-    assert not left
+    assert [of.cmdline() for of in left] == []
     text = (tmp_path / "said").read_text()
     assert "the same command goes on" in text and "FAILED" not in text
     assert "Error" not in text and "Traceback" not in text and "Interrupt" not in text

@@ -218,11 +218,11 @@ def mirrored_in_words(rows: pd.DataFrame) -> str:
         f" Of {len(acts)} whose place code acts, {(acts['auc_low'] > 0.5).sum()} find the mirror "
         "image the more abnormal one, as who uses places to know sides would."
     ) * bool(len(acts))
+    found = f": {listed} (each by its own interval, of which one in twenty errs)" * bool(listed)
     return (
         f"{len(sees)} of {len(rows)} methods tell a normal image from its mirror image better or "
-        f"worse than by chance{': ' * bool(listed)}{listed} (each by its own "
-        "interval, of which one in twenty is wrong by chance). The farthest from 0.5 is "
-        f"`{most.method}`, {most.auc:.3f}.{codes}"
+        f"worse than by chance{found}. The farthest from 0.5 is `{most.method}`, "
+        f"{most.auc:.3f}.{codes}"
     )
 
 
