@@ -117,12 +117,12 @@ def bounded_interval(
 
 
 def _with_doubt(share: float, resampled: np.ndarray, patients: np.ndarray) -> list[float]:
-    """The percentile interval of a share; of 0 or 1, where nothing varies, the exact binomial one.
+    """The percentile interval of a share; of 0 or 1, where nothing varies, the binomial one."""
+    return _binomial(share, patients) if share in (0, 1) else interval(resampled)
 
-    Of as many trials as there are patients.
-    """
-    if share not in (0, 1):
-        return interval(resampled)
+
+def _binomial(share: float, patients: np.ndarray) -> list[float]:
+    """The exact interval of a share of as many trials as there are patients."""
     trials = len(np.unique(patients))
     exact = binomtest(round(share * trials), trials).proportion_ci()
     return [float(exact.low), float(exact.high)]
@@ -264,11 +264,9 @@ def localisation(
         found[f"{name}_interval"] = interval(values)
     share = float(masks.mean())
     pointing = float(pointing_hits(maps[ill], masks[ill]).mean())
-    trials = len(np.unique(patients[ill]))
-    between = binomtest(round(pointing * trials), trials).proportion_ci()
     return found | {
         "pointing": pointing,
-        "pointing_interval": [float(between.low), float(between.high)],
+        "pointing_interval": _binomial(pointing, patients[ill]),
         "pixel_ap_chance": share,
         "dice_chance": 2 * share / (1 + share),
         "pro_chance": PRO_LIMIT / 2,

@@ -189,10 +189,10 @@ def _understood(source: Path, unlabeled: str | Path, test: str | Path):
 
 
 def _in_its_deepest_place(table: pd.DataFrame) -> np.ndarray:
-    """Whether each row's place is the innermost that holds its file: a folder within another has
-    its own files, however the two were written.
+    """Whether each row's place is the innermost that holds its file.
 
-    What a place has by a link alone stays, and is a twin of the file that it leads to.
+    So a folder within another has its own files, however the two were written. What a place has by
+    a link alone stays, and is a twin of the file that it leads to.
     """
     file = table["file"].map(os.path.realpath)
     holds = [f.startswith(place + os.sep) for f, place in zip(file, table["place"], strict=True)]

@@ -65,10 +65,8 @@ def new_set(name: str) -> Iterator[Path]:
     # Files are called by it, with more behind it, and 255 bytes is the longest name of a file.
     if not is_name or len(name.encode()) > 200:
         raise DatasetError([f"'{some([name])}' is no name for a set: give it one such as my_set."])
-    if here.exists():
-        raise DatasetError([f"There is a set {here}: choose another name."])
     with passing_folder(here.parent, name) as folder:
-        if here.exists():  # made by another, while this one waited
+        if here.exists():  # perhaps made by another, while this one waited
             raise DatasetError([f"There is a set {here}: choose another name."])
         (folder / "images").mkdir()
         yield folder

@@ -11,7 +11,14 @@ import pandas as pd
 from nblib.files import root, write_json, written_whole
 from nblib.methods.catalogue import BAR
 from nblib.results import placement, pooled, robustness, store, verdicts
-from nblib.results.questions import GAN_ADDS, GAN_ON_FEATURES, QUESTIONS, THESIS
+from nblib.results.questions import (
+    GAN_ADDS,
+    GAN_ON_FEATURES,
+    POOLED,
+    QUESTIONS,
+    THESIS,
+    pairs_of,
+)
 
 PIXELS = 8
 """How far the shifted images are shifted of which the answer speaks."""
@@ -70,7 +77,7 @@ def _asked(table: pd.DataFrame) -> pd.DataFrame:
 
 def _not_run(rows: pd.DataFrame) -> str:
     """How many pairs of the thesis' question are missing."""
-    missing = sum(len(q.pairs) for q in QUESTIONS if q.family == THESIS) - len(rows)
+    missing = pairs_of(POOLED[0])[THESIS] - len(rows)
     return f", {missing} have not run" if missing else ""
 
 
@@ -123,7 +130,7 @@ def _untold(asked: pd.DataFrame, average: pd.DataFrame) -> str:
 
     asked: the verdicts of all sets on the thesis' question; average: those over the sets.
     """
-    several = asked.dropna(subset="low") if len(asked) else asked
+    several = asked.dropna(subset="low")
     if several.empty:
         return "What chance makes of them cannot be said: no pair has run with several seeds."
     said = (
@@ -144,11 +151,9 @@ def _untold(asked: pd.DataFrame, average: pd.DataFrame) -> str:
 
 def write_answer(budget: str) -> list[str]:
     """`answer` as `figures/pooled/<budget>/answer.md`; its lines, none without results."""
-    results = pooled.results_by_set(budget)
-    tables = pooled.answers_by_set(results)
-    if not tables:
+    results, tables = pooled.answers_by_set(budget)
+    if not results:
         return []
-    results = {name: results[name] for name in tables}
     of_places = []
     with contextlib.suppress(FileNotFoundError):
         of_places = store.collect(placement.SET, placement.BUDGET)

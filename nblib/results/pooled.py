@@ -86,10 +86,12 @@ def results_by_set(budget: str) -> dict[str, list[Result]]:
     return found
 
 
-def answers_by_set(results: dict[str, list[Result]]) -> dict[str, pd.DataFrame]:
-    """`verdicts.answers` of each set on which a pair that is asked has run."""
+def answers_by_set(budget: str) -> tuple[dict[str, list[Result]], dict[str, pd.DataFrame]]:
+    """Results and `verdicts.answers` of each set on which a pair that is asked has run."""
+    results = results_by_set(budget)
     tables = {name: verdicts.answers(of_set) for name, of_set in results.items()}
-    return {name: table for name, table in tables.items() if len(table)}
+    tables = {name: table for name, table in tables.items() if len(table)}
+    return {name: results[name] for name in tables}, tables
 
 
 def over_sets(answers: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -167,9 +169,8 @@ def _power(sets: int) -> str:
 
 def write_pooled(budget: str) -> tuple[pd.DataFrame, list[str]]:
     """`over_sets` as `figures/pooled/<budget>/pooled`; what is printed, and it in words."""
-    results = results_by_set(budget)
-    asked = answers_by_set(results)
-    results, table = {name: results[name] for name in asked}, over_sets(asked)
+    results, tables = answers_by_set(budget)
+    table = over_sets(tables)
     if table.empty:
         return table, []
     printed = pd.DataFrame(

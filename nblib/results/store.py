@@ -152,11 +152,9 @@ def checkpoints(run: Run) -> pd.DataFrame:
         return pd.DataFrame()
     test = run.test.set_index("image")["label"]
     labels = test.reindex(run.watched.index).to_numpy()
-    known = np.isin(labels, (0, 1)).all()
-    areas = {
-        step: metrics.auc(labels, scores) if known else np.nan
-        for step, scores in run.watched.items()
-    }
+    areas = {}
+    if np.isin(labels, (0, 1)).all():
+        areas = {step: metrics.auc(labels, scores) for step, scores in run.watched.items()}
     rows = run.history.dropna(subset="aucp")[["step", "aucp", "aucp_held_out"]]
     rows.insert(1, "auc", rows["step"].map(areas))
     return rows.reset_index(drop=True)

@@ -33,7 +33,7 @@ import torch
 from nblib import metrics
 from nblib.data.batches import HeldOut
 from nblib.data.datasets import Dataset
-from nblib.data.labels import load_labels
+from nblib.data.labels import Labels, load_labels
 from nblib.files import (
     RunError,
     digest,
@@ -325,7 +325,8 @@ def run(
     with one_writer(here.with_suffix(".lock")):
         if _is_finished(here, identity, made_with["code"]):
             return Run(here)
-        load_labels(dataset)  # what is wrong with masks or boxes is said before hours of training
+        # What is wrong with masks or boxes is said before hours of training, which sees none of it.
+        labels = load_labels(dataset)
         torch.manual_seed(seed)
         model = entry(method).make(**arguments)
         seen = dataset.at(model.image_size or dataset.size)
@@ -344,7 +345,7 @@ def run(
         )
         with written_whole(here / "history.csv", "w") as file:
             history.to_csv(file, index=False)
-        _evaluate(here, model, dataset, seen, held, history)
+        _evaluate(here, model, dataset, labels, seen, held, history)
     return Run(here)
 
 
@@ -510,14 +511,14 @@ def _history(file: Path) -> pd.DataFrame:
 
 
 def _evaluate(
-    here: Path, model: Method, dataset: Dataset, seen: Dataset, held: HeldOut, history: pd.DataFrame
-) -> None:
+    here: Path, model: Method, dataset: Dataset, labels: Labels, seen: Dataset, held: HeldOut,
+    history: pd.DataFrame,
+) -> None:  # fmt: skip
     """Score every part, and write scores, maps and metrics, in this order.
 
     seen: the set at the size that the method sees. Maps are kept at the set's own size, to which
     those of larger images are averaged.
     """
-    labels = load_labels(dataset)
     all_normal = np.zeros(len(held.held_normal), int)
     parts = {
         "held_out_normal": (held.held_normal, all_normal),
